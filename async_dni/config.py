@@ -1,0 +1,184 @@
+"""The settings of a run: frozen dataclasses, each checked when it is made.
+
+Every setting is a field made by `option`, which carries its help text and its check, so that the command line can be
+generated from the fields and neither can drift from the other. A setting that is refused raises `ConfigError`, one
+sentence that names the setting, what was given and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+METHODS = ("cdni", "dni", "backprop")
+OVERFLOWS = ("block", "drop")
+MODELS = ("fcn", "tanh")
+DATASETS = ("mnist", "fashion-mnist", "cifar10")
+OPTIMIZERS = ("adam", "sgd")
+IMAGE_SIZES = (28, 32)
+
+
+class ConfigError(ValueError):
+    """A setting that can't be used: `setting` is its field name, `allowed` what would have been right."""
+
+    def __init__(self, setting: str, given: object, allowed: str) -> None:
+        super().__init__(setting, given, allowed)
+        self.setting, self.given, self.allowed = setting, given, allowed
+
+    def __str__(self) -> str:
+        return f"{self.setting}: got {self.given}; {self.allowed}"
+
+
+Check = Callable[[Any], str | None]
+"""Returns what is allowed when the value is not, else None."""
+
+
+def option(default: Any, help: str, check: Check | None = None, **parser: Any) -> Any:
+    """A dataclass field with its help text, its check, and what `argparse` needs to know of it."""
+    return dataclasses.field(default=default, metadata={"help": help, "check": check, "parser": parser})
+
+
+def one_of(choices: Sequence[object]) -> Check:
+    """Check that a value is one of `choices`."""
+    allowed = "allowed: " + ", ".join(str(choice) for choice in choices)
+    return lambda value: None if value in choices else allowed
+
+
+def whole(minimum: int) -> Check:
+    """Check that a value is an int of at least `minimum`."""
+    allowed = f"allowed: a whole number of at least {minimum}"
+    return lambda value: None if type(value) is int and value >= minimum else allowed
+
+
+def number(*, above: float | None = None, least: float | None = None, below: float = math.inf) -> Check:
+    """Check that a value is a finite number over `above` (or at least `least`) and under `below`."""
+    bounds = [f"above {above:g}"] if above is not None else [f"of at least {least:g}"]
+    bounds += [f"below {below:g}"] if below < math.inf else []
+    allowed = "allowed: a finite number " + " and ".join(bounds)
+
+    def check(value: Any) -> str | None:
+        fits = isinstance(value, int | float) and math.isfinite(value) and value < below
+        fits = fits and (value > above if above is not None else value >= (least or 0.0))
+        return None if fits else allowed
+
+    return check
+
+
+def widths(value: Any) -> str | None:
+    """Check that a value is a sequence of whole numbers of at least 1 (it may be empty)."""
+    fits = isinstance(value, Sequence) and all(type(item) is int and item >= 1 for item in value)
+    return None if fits else "allowed: whole numbers of at least 1, separated by commas"
+
+
+def increasing(value: Any) -> str | None:
+    """Check that a value is a strictly increasing sequence of whole numbers of at least 1."""
+    fits = widths(value) is None and all(a < b for a, b in zip(value, value[1:], strict=False))
+    return None if fits and len(value) else "allowed: increasing whole numbers of at least 1, separated by commas"
+
+
+class _Checked:
+    """Checks every field of a dataclass when it is made; None is allowed where it is the default."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value, check = getattr(self, field.name), field.metadata.get("check")
+            if check is None or (value is None and field.default is None):
+                continue
+            if allowed := check(value):
+                raise ConfigError(field.name, value, allowed)
+
+
+@dataclass(frozen=True)
+class TrainerConfig(_Checked):
+    """How a network is trained: what `Trainer` takes beside the model, the loss and the optimizer."""
+
+    workers: int = option(3, "stages, one process each; at most one per block of the network", whole(1), metavar="N")
+    device_map: str = option(
+        "auto",
+        "auto (CUDA devices in turn, if any, else cpu), cpu, cuda, or one device a worker: cuda:0,cuda:1,cpu",
+        metavar="SPEC",
+        nargs="?",
+        const="auto",
+    )
+    method: str = option(
+        "cdni",
+        "how a stage comes by its gradient: synthetic, seeing the labels (cdni) or not (dni), or true, waiting for it "
+        "(backprop: locked)",
+        one_of(METHODS),
+        choices=METHODS,
+    )
+    split: tuple[int, ...] | None = option(
+        None, "blocks before which the network is cut, e.g. 1,2; default: balanced by measured cost", increasing
+    )
+    batch_size: int = option(250, "samples a batch", whole(1), metavar="N")
+    synthesizer_lr: float | None = option(
+        None, "learning rate of the synthesizers' Adam; default: that of the stages", number(above=0)
+    )
+    synthesizer_hidden: tuple[int, ...] | None = option(
+        None, "hidden widths of the synthesizers, e.g. 1024,1024; default: 1024,1024 for dni, none (linear) for cdni", widths
+    )
+    seed: int = option(0, "seed of the initial weights and of the order of the data", whole(0), metavar="N")
+    queue_capacity: int = option(4, "batches a queue between two workers holds", whole(1), metavar="N")
+    overflow: str = option(
+        "block",
+        "when the activation queue is full: wait for room (block) or train on without sending (drop)",
+        one_of(OVERFLOWS),
+        choices=OVERFLOWS,
+    )
+    threads_per_worker: int | None = option(
+        None, "threads of each worker's arithmetic; default: the cores shared out, at least 1", whole(1), metavar="N"
+    )
+    pin_cores: bool = option(False, "pin each worker to cores of its own, in turn", action="store_true")
+    serial: bool = option(False, "run all stages in this process, in a defined order (for a debugger)", action="store_true")
+    run_dir: Path | None = option(None, "directory of the run's files", metavar="DIR")
+    eval_every: int = option(1, "epochs between evaluations; 0: at the end only", whole(0), metavar="EPOCHS")
+    start_timeout: float = option(
+        120.0, "seconds that the workers may take to become ready", number(above=0), metavar="SECONDS"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split is not None and len(self.split) != self.workers - 1:
+            cuts = f"{len(self.split)} cuts ({','.join(map(str, self.split))})"
+            raise ConfigError("split", cuts, f"{self.workers} workers need {self.workers - 1}")
+        if self.method == "backprop" and self.overflow == "drop":
+            raise ConfigError("overflow", "drop", "backprop waits for the gradient of each batch, so it needs block")
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Hidden widths of the synthesizers, with the method's default filled in."""
+        if self.synthesizer_hidden is not None:
+            return self.synthesizer_hidden
+        return (1024, 1024) if self.method == "dni" else ()
+
+
+@dataclass(frozen=True)
+class ExperimentConfig(_Checked):
+    """What is trained: the network, data set, optimizer and length that the command line names."""
+
+    model: str = option("fcn", "fcn (Linear, BatchNorm, ReLU blocks) or tanh (one hidden layer)", one_of(MODELS), choices=MODELS)
+    layers: int | None = option(None, "layers of fcn, the output layer included; default: 3", whole(1), metavar="N")
+    width: int | None = option(None, "units a hidden layer; default: 256 (fcn), 2048 (tanh)", whole(1), metavar="N")
+    dataset: str = option("mnist", "mnist ships with the repository; the others are torchvision's", one_of(DATASETS), choices=DATASETS)
+    data_dir: Path | None = option(None, "directory of the data sets; default: data/ of the repository", metavar="DIR")
+    image_size: int | None = option(
+        None, "28, or 32 (28 padded); default: the data set's own", one_of(IMAGE_SIZES), metavar="{28,32}"
+    )
+    epochs: int | None = option(None, "passes over the training set; default: 10", whole(1), metavar="N")
+    steps: int | None = option(None, "batches, instead of --epochs", whole(1), metavar="N")
+    optimizer: str = option("adam", "optimizer of every stage", one_of(OPTIMIZERS), choices=OPTIMIZERS)
+    lr: float = option(1e-3, "learning rate", number(above=0))
+    momentum: float = option(0.9, "momentum of sgd", number(least=0, below=1))
+    weight_decay: float = option(0.0, "weight decay (L2)", number(least=0))
+    quiet: bool = option(False, "print the summary only", action="store_true")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epochs is not None and self.steps is not None:
+            raise ConfigError("steps", self.steps, f"give --epochs or --steps, not both (--epochs is {self.epochs})")
+        if self.model == "tanh" and self.layers not in (None, 2):
+            raise ConfigError("layers", self.layers, "tanh has 2 layers")

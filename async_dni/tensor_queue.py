@@ -1,0 +1,218 @@
+"""Bounded queues of tensors in shared memory, one producer and one consumer each, and the doorbells they ring.
+
+A queue is a ring of `capacity` slots, allocated once, before any worker starts. Message number n lives in slot
+n mod capacity. Two counters say whose a slot is; each is written by one side only, so there is no lock to leave behind
+when a worker is killed:
+
+         released            taken (the consumer's own)     written
+             │                       │                        │
+    ─────────┼───────────────────────┼────────────────────────┼─────────────
+      free   │  in the consumer's    │  waiting to be taken   │  free, up to released + capacity
+             │  hands, in place      │                        │
+
+The producer fills a slot, then raises `written`, then rings the consumer; the consumer works on the slot in place,
+raises `released` when it is done with it, and rings the producer. Slots and the tensors in them start on 64-byte
+boundaries (BLAS results may depend on alignment). Nothing is pickled or allocated for a message.
+
+The counters are plain 8-byte stores, and the order "fill, then raise" is kept by x86-64 (total store order). A machine
+with weaker ordering would need a barrier between the two.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import select
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import reduction
+from multiprocessing.context import BaseContext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LINE = 64  # bytes: a cache line, and the alignment of tensors
+_WRITTEN, _RELEASED = 0, _LINE // 8  # positions of the counters, in words of 8 bytes, each in a cache line of its own
+_RING = 2 * _LINE  # where the slots begin
+
+
+class Doorbell:
+    """What a worker sleeps on: any process that holds it can ring it, and a ring is never lost.
+
+    A pipe whose ends never block. Rings that come while nobody waits are kept, so `wait` after them returns at once.
+    """
+
+    def __init__(self) -> None:
+        self._open(*os.pipe())
+
+    def _open(self, read_end: int, write_end: int) -> None:
+        self._read_end, self._write_end = read_end, write_end
+        for end in (read_end, write_end):
+            os.set_blocking(end, False)
+        self._poll = select.poll()
+        self._poll.register(read_end, select.POLLIN)
+
+    def ring(self) -> None:
+        """Wake whoever waits, now or at its next `wait`."""
+        try:
+            os.write(self._write_end, b"\0")
+        except BlockingIOError:
+            pass  # the pipe is full of rings
+
+    def watch(self, descriptor: int) -> None:
+        """Let `wait` also return when this file descriptor becomes readable (another process's death, say)."""
+        self._poll.register(descriptor, select.POLLIN)
+
+    def wait(self, timeout: float) -> set[int]:
+        """Sleep until rung, or `timeout` seconds; returns those of the watched descriptors that are readable."""
+        ready = {descriptor for descriptor, _ in self._poll.poll(timeout * 1000)}
+        if self._read_end in ready:
+            ready.discard(self._read_end)
+            os.read(self._read_end, 65536)
+        return ready
+
+    def close(self) -> None:
+        """Close both ends in this process."""
+        for end in (self._read_end, self._write_end):
+            os.close(end)
+
+    def __getstate__(self) -> Any:
+        return reduction.DupFd(self._read_end), reduction.DupFd(self._write_end)
+
+    def __setstate__(self, ends: Any) -> None:
+        self._open(*(end.detach() for end in ends))
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and type of the tensors in a queue, for at most `rows` samples."""
+
+    rows: int
+    shape: tuple[int, ...]  # of one sample
+    dtype: torch.dtype
+
+    @classmethod
+    def like(cls, tensor: Tensor, rows: int) -> TensorSpec:
+        """Of batches of up to `rows` samples like those of `tensor`, `[batch, ...]`."""
+        return cls(rows, tuple(tensor.shape[1:]), tensor.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a full batch, rounded up to whole cache lines."""
+        size = self.rows * math.prod(self.shape) * self.dtype.itemsize
+        return -(-size // _LINE) * _LINE
+
+
+@dataclass(frozen=True)
+class Message:
+    """A slot's content, in place: the tensors are views that hold until the slot is released."""
+
+    index: int  # of the batch
+    weight_version: int  # updates that the sender had made
+    sent_at: float  # time.monotonic() of the sender
+    tensors: tuple[Tensor, ...]  # [rows, ...] each; none in the last message
+
+
+class TensorQueue:
+    """A ring of slots, each with one tensor for every spec; see the module's text for who owns which slot.
+
+    `consumer` is rung when a message is written, `producer` when a slot is released. The object is passed to worker
+    processes when they are started, and used by one of them as producer and by one as consumer.
+    """
+
+    def __init__(
+        self, context: BaseContext, capacity: int, specs: Sequence[TensorSpec], producer: Doorbell, consumer: Doorbell
+    ) -> None:
+        self.capacity, self.specs = capacity, tuple(specs)
+        self._producer, self._consumer = producer, consumer
+        self._slot_bytes = _LINE + sum(spec.nbytes for spec in self.specs)
+        # one line to spare: the allocator's blocks start on 8-byte boundaries
+        self._memory = context.RawArray(ctypes.c_byte, _RING + capacity * self._slot_bytes + _LINE)
+        self._map()
+
+    def _map(self) -> None:
+        address = ctypes.addressof(self._memory)
+        view = memoryview(self._memory).cast("B")[-address % _LINE :]
+        self._words = view[: len(view) // 8 * 8].cast("q")
+        self._taken = self._words[_RELEASED]
+        self._slots = []
+        for slot in range(self.capacity):
+            offset, tensors = _RING + slot * self._slot_bytes + _LINE, []
+            for spec in self.specs:
+                count = spec.rows * math.prod(spec.shape)
+                flat = torch.frombuffer(view, dtype=spec.dtype, count=count, offset=offset)
+                tensors.append(flat.view(spec.rows, *spec.shape))
+                offset += spec.nbytes
+            self._slots.append(tensors)
+
+    def _header(self, number: int) -> int:
+        return (_RING + number % self.capacity * self._slot_bytes) // 8
+
+    # The producer's side.
+
+    def has_room(self) -> bool:
+        """Whether a message can be put."""
+        return self._words[_WRITTEN] - self._words[_RELEASED] < self.capacity
+
+    def put(self, index: int, weight_version: int, *tensors: Tensor) -> None:
+        """Copy a batch of tensors into the next slot; without any, the message is the last of its stream.
+
+        Raises `ValueError` where a tensor is not of its spec, and `BufferError` where there is no room.
+        """
+        if not self.has_room():
+            raise BufferError(f"a queue of {self.capacity} is full")
+        written = self._words[_WRITTEN]
+        rows = len(tensors[0]) if tensors else 0
+        for spec, slot, tensor in zip(self.specs, self._slots[written % self.capacity], tensors, strict=bool(tensors)):
+            if tensor.shape[1:] != spec.shape or tensor.dtype != spec.dtype or len(tensor) != rows or rows > spec.rows:
+                expected = f"up to {spec.rows} rows of {list(spec.shape)} {spec.dtype}"
+                raise ValueError(f"batch {index}: expected {expected}, got {list(tensor.shape)} {tensor.dtype}")
+            slot[:rows].copy_(tensor)
+        header = self._header(written)
+        self._words[header] = index
+        self._words[header + 1] = rows if tensors else -1
+        self._words[header + 2] = weight_version
+        self._words[header + 3] = time.monotonic_ns()
+        self._words[_WRITTEN] = written + 1
+        self._consumer.ring()
+
+    # The consumer's side.
+
+    def __len__(self) -> int:
+        """Messages that wait to be taken (the consumer's count; the producer sees those not released)."""
+        return self._words[_WRITTEN] - max(self._taken, self._words[_RELEASED])
+
+    def take(self) -> Message | None:
+        """The oldest message that was not taken yet, in place, or None."""
+        number = self._taken
+        if self._words[_WRITTEN] == number:
+            return None
+        index, rows, weight_version, sent_ns = self._words[(header := self._header(number)) : header + 4]
+        self._taken += 1
+        tensors = () if rows < 0 else tuple(slot[:rows] for slot in self._slots[number % self.capacity])
+        return Message(index, weight_version, sent_ns / 1e9, tensors)
+
+    def release(self) -> None:
+        """Give the oldest taken slot back to the producer."""
+        released = self._words[_RELEASED]
+        if released == self._taken:
+            raise BufferError("no message is taken")
+        self._words[_RELEASED] = released + 1
+        self._producer.ring()
+
+    def pin_memory(self) -> None:
+        """Page-lock the ring for copies to and from a CUDA device, in this process."""
+        start = self._slots[0][0].data_ptr()
+        size = self.capacity * self._slot_bytes - _LINE
+        torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(start, size, 0))
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("capacity", "specs", "_producer", "_consumer", "_slot_bytes", "_memory")
+        return {name: self.__dict__[name] for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._map()

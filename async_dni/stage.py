@@ -14,15 +14,18 @@ For a batch b, in stage k with layers f, input x = h_{k-1} and output h = h_k:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 
 from .data import Batch
-from .method import Method
+from .method import Loss, LossGradient, Method, SyntheticGradient, TrueGradient
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 @dataclass
@@ -47,7 +50,7 @@ class Stage:
         self.pending: dict[int, Pending] = {}  # by batch index, oldest first
         self.weight_version = 0  # updates made so far
         self.loss: Tensor | None = None  # of the newest batch; the last stage's only
-        self.synthesizer_loss: Tensor | None = None
+        self.synthesizer_loss: Tensor | None = None  # of the newest gradient learnt from
 
     def forward(self, batch: Batch) -> Tensor:
         """The stage's output h for a batch, `[batch, *features]`, detached."""
@@ -73,6 +76,10 @@ class Stage:
         self.synthesizer_loss = self.method.learn(pending.h, pending.target, grad_output)
         return None
 
+    def holds_input(self, index: int) -> bool:
+        """Whether a batch's x is still needed: its update waits for the true gradient."""
+        return index in self.pending and not self.pending[index].updated
+
     def forget(self, index: int) -> None:
         """No gradient will come back for this batch: its activation was not sent."""
         del self.pending[index]
@@ -85,9 +92,10 @@ class Stage:
         if self.optimizer is not None:
             self.optimizer.step()
         self.weight_version += 1
-        grad_input = None if self.is_first else pending.x.grad
         pending.h, pending.updated = pending.h.detach(), True
-        return grad_input
+        if self.is_first:
+            return None
+        return torch.zeros_like(pending.x) if pending.x.grad is None else pending.x.grad
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the stage would need to go on from here, but for the batches under way."""
@@ -105,3 +113,43 @@ class Stage:
             self.optimizer.load_state_dict(state["optimizer"])
         self.method.load_state_dict(state["method"])
         self.weight_version = state["weight_version"]
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """All that a stage is made from; picklable, so that it can be made in another process."""
+
+    index: int
+    num_stages: int
+    module: nn.Sequential
+    method: str
+    optimizer: OptimizerFactory
+    loss_fn: Loss
+    synthesizer: nn.Module | None  # None in the last stage, and for backprop
+    synthesizer_lr: float | None  # None: that of the stage's optimizer
+    classes: int  # of the labels that the synthesizer sees, 0 where it sees none
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the stage's blocks in the network."""
+        return [name for name, _ in self.module.named_children()]
+
+    def build(self, device: torch.device) -> Stage:
+        """The stage, on `device`."""
+        module = self.module.to(device).train()
+        parameters = list(module.parameters())
+        optimizer = self.optimizer(parameters) if parameters else None
+        is_first, is_last = self.index == 0, self.index == self.num_stages - 1
+        return Stage(module, optimizer, self._build_method(device, optimizer), is_first=is_first, is_last=is_last)
+
+    def _build_method(self, device: torch.device, optimizer: Optimizer | None) -> Method:
+        if self.index == self.num_stages - 1:
+            loss_fn = self.loss_fn.to(device) if isinstance(self.loss_fn, nn.Module) else self.loss_fn
+            return LossGradient(loss_fn)
+        if self.synthesizer is None:
+            return TrueGradient()
+        synthesizer = self.synthesizer.to(device).train()
+        lr = self.synthesizer_lr
+        if lr is None:
+            lr = optimizer.param_groups[0]["lr"] if optimizer is not None else 1e-3
+        return SyntheticGradient(synthesizer, Adam(synthesizer.parameters(), lr=lr, fused=True), self.classes)

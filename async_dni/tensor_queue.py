@@ -62,17 +62,10 @@ class Doorbell:
         except BlockingIOError:
             pass  # the pipe is full of rings
 
-    def watch(self, descriptor: int) -> None:
-        """Let `wait` also return when this file descriptor becomes readable (another process's death, say)."""
-        self._poll.register(descriptor, select.POLLIN)
-
-    def wait(self, timeout: float) -> set[int]:
-        """Sleep until rung, or `timeout` seconds; returns those of the watched descriptors that are readable."""
-        ready = {descriptor for descriptor, _ in self._poll.poll(timeout * 1000)}
-        if self._read_end in ready:
-            ready.discard(self._read_end)
+    def wait(self, timeout: float) -> None:
+        """Sleep until rung, or `timeout` seconds."""
+        if self._poll.poll(timeout * 1000):
             os.read(self._read_end, 65536)
-        return ready
 
     def close(self) -> None:
         """Close both ends in this process."""

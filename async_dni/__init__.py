@@ -1,0 +1,29 @@
+"""Asynchronous, multi-process training with Decoupled Neural Interfaces (synthetic gradients) on PyTorch."""
+
+from .config import ConfigError, ExperimentConfig, TrainerConfig
+from .data import ImageDataset, load_dataset
+from .evaluate import Evaluation, evaluate
+from .models import fcn, tanh
+from .supervisor import WorkerError
+from .synthesizer import ConvSynthesizer, LinearSynthesizer, MLPSynthesizer
+from .trainer import Trainer, TrainResult
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigError",
+    "ConvSynthesizer",
+    "Evaluation",
+    "ExperimentConfig",
+    "ImageDataset",
+    "LinearSynthesizer",
+    "MLPSynthesizer",
+    "TrainResult",
+    "Trainer",
+    "TrainerConfig",
+    "WorkerError",
+    "evaluate",
+    "fcn",
+    "load_dataset",
+    "tanh",
+]

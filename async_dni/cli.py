@@ -1,0 +1,123 @@
+"""The command line: its parser, generated from the settings' dataclasses, and what a run prints."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from .config import ConfigError, ExperimentConfig, TrainerConfig
+from .models import fcn, tanh
+from .stage import OptimizerFactory
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage, and exits with status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def make_parser(prog: str, *configs: type) -> Parser:
+    """A parser with a flag for every field of these dataclasses."""
+    parser = Parser(prog=prog, description="Train a network in stages, one process each, with synthetic gradients.")
+    for config in configs:
+        group = parser.add_argument_group((config.__doc__ or "").split(":")[0])
+        hints = typing.get_type_hints(config)
+        for field in dataclasses.fields(config):
+            options = dict(field.metadata["parser"])
+            if options.get("action") != "store_true":
+                # choices are checked by the dataclass, with all other values
+                choices = options.pop("choices", None)
+                options.setdefault("metavar", "{" + ",".join(choices) + "}" if choices else field.name.upper())
+                options["type"] = _converter(field.name, hints[field.name])
+            text = field.metadata["help"].replace("%", "%%")
+            if field.default not in (None, False):
+                text += f" (default: {field.default})"
+            group.add_argument(flag(field.name), default=field.default, help=text, **options)
+    return parser
+
+
+def flag(setting: str) -> str:
+    """The flag of a setting."""
+    return "--" + setting.replace("_", "-")
+
+
+def _converter(name: str, hint: Any) -> Any:
+    kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType] if isinstance(hint, types.UnionType) else [hint]
+    kind = kinds[0]
+    convert, allowed = {
+        int: (int, "a whole number"),
+        float: (float, "a number"),
+        str: (str, "a text"),
+        Path: (Path, "a path"),
+    }.get(kind, (_numbers, "whole numbers separated by commas"))
+
+    def parse(text: str) -> Any:
+        try:
+            return convert(text)
+        except ValueError:
+            raise ConfigError(name, repr(text), f"allowed: {allowed}") from None
+
+    return parse
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(item) for item in text.split(",")) if text else ()
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, *configs: type) -> list[Any]:
+    """One object of each dataclass from the command line. Raises `ConfigError`."""
+    values = vars(parser.parse_args(arguments))
+    return [config(**{field.name: values[field.name] for field in dataclasses.fields(config)}) for config in configs]
+
+
+def make_model(experiment: ExperimentConfig, input_shape: Sequence[int], num_classes: int = 10) -> nn.Sequential:
+    """The network that the settings name."""
+    if experiment.model == "tanh":
+        return tanh(experiment.width or 2048, input_shape=input_shape, num_classes=num_classes)
+    return fcn(experiment.layers or 3, experiment.width or 256, input_shape=input_shape, num_classes=num_classes)
+
+
+def make_optimizer(experiment: ExperimentConfig) -> OptimizerFactory:
+    """The optimizer that the settings name; fused, which is the fastest on the CPU too."""
+    settings: dict[str, Any] = {"lr": experiment.lr, "weight_decay": experiment.weight_decay, "fused": True}
+    if experiment.optimizer == "sgd":
+        return partial(torch.optim.SGD, momentum=experiment.momentum, **settings)
+    return partial(torch.optim.Adam, **settings)
+
+
+def print_summary(console: Console, summary: dict[str, Any], run_dir: Path | None) -> None:
+    """What a run came to."""
+    lines = [
+        f"{summary['method']}, {summary['num_workers']} workers: {summary['steps']} steps, {summary['samples']} samples "
+        f"in {summary['wall_seconds']:.1f} s ({summary['samples_per_second']:,.0f} samples/s)"
+    ]
+    for worker in summary["workers"]:
+        lag = "" if worker["mean_lag"] is None else f"  mean lag {worker['mean_lag']:.1f}"
+        lines.append(
+            f"  stage {worker['index']}  pid {worker['pid']}  {worker['device']}  blocks {', '.join(worker['layers'])}  "
+            f"updates {worker['updates']}  synthesizer updates {worker['synthesizer_updates']}  "
+            f"busy {worker['busy_fraction']:.0%}  dropped {worker['dropped']}{lag}"
+        )
+    if summary["test_error"] is not None:
+        lines.append(f"test error {summary['test_error']:.2f} %")
+    if run_dir is not None:
+        lines.append(f"run directory {run_dir}")
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def refuse(parser: argparse.ArgumentParser, error: ConfigError) -> int:
+    """Say what was wrong with a setting; exit status 2."""
+    print(f"{parser.prog}: {flag(error.setting)}: got {error.given}; {error.allowed}", file=sys.stderr)
+    return 2

@@ -1,0 +1,42 @@
+"""Which device each worker computes on, and with how many threads and on which cores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+
+from .config import ConfigError
+
+
+def assign_devices(device_map: str, workers: int) -> list[str]:
+    """One device a worker from `auto`, `cpu`, `cuda` (devices in turn) or a comma-separated list of `workers` devices.
+
+    Raises `ConfigError` for a device that is not there, naming those that are, and for a list of another length.
+    """
+    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    available = ["cpu", *cuda]
+    if device_map == "auto":
+        device_map = "cuda" if cuda else "cpu"
+    if device_map == "cuda" and cuda:
+        return [cuda[i % len(cuda)] for i in range(workers)]
+    devices = device_map.split(",")
+    if devices == ["cpu"]:
+        return ["cpu"] * workers
+    for device in devices:
+        if device not in available:
+            raise ConfigError("device_map", device_map, f"{device!r} is not here; available: auto, {', '.join(available)}")
+    if len(devices) != workers:
+        raise ConfigError("device_map", device_map, f"{len(devices)} devices for {workers} workers; give one a worker")
+    return devices
+
+
+def available_cores() -> list[int]:
+    """The cores that this process may run on."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def assign_cores(workers: int, threads: int, cores: Sequence[int]) -> list[tuple[int, ...]]:
+    """`threads` cores for each worker, in turn; they are shared where there are too few."""
+    return [tuple(sorted({cores[(k * threads + i) % len(cores)] for i in range(threads)})) for k in range(workers)]

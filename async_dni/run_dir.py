@@ -1,0 +1,142 @@
+"""The files of a run: their names and how they are written and read, in one place.
+
+    config.json            every setting as used, versions, git commit, host
+    metrics.jsonl          one object an evaluation
+    summary.json           what the run came to
+    model.pt               the trained network's state dict
+    workers/<k>.log        what a person reads; also what the worker's layers print
+    workers/<k>.jsonl      what a program reads: a record at least every second
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from .config import ConfigError
+
+
+class RunDir:
+    """A run's directory. `create` makes it; reading needs nothing but the path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    config = property(lambda self: self.path / "config.json")
+    metrics = property(lambda self: self.path / "metrics.jsonl")
+    summary = property(lambda self: self.path / "summary.json")
+    model = property(lambda self: self.path / "model.pt")
+
+    def log(self, worker: int) -> Path:
+        """The log of a worker, for a person."""
+        return self.path / "workers" / f"{worker}.log"
+
+    def records(self, worker: int) -> Path:
+        """The records of a worker, for a program."""
+        return self.path / "workers" / f"{worker}.jsonl"
+
+    def check(self) -> None:
+        """Raise `ConfigError` unless the directory can be made, or is there, empty and writable. Changes nothing."""
+        if self.path.is_dir():
+            if any(self.path.iterdir()):
+                raise ConfigError("run_dir", self.path, "the directory is not empty; allowed: a new or an empty one")
+        elif os.path.lexists(self.path):
+            raise ConfigError("run_dir", self.path, "this is a file; allowed: a new or an empty directory")
+        existing = self.path.absolute()
+        while not existing.exists():
+            existing = existing.parent
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise ConfigError("run_dir", self.path, f"{existing} can't be written; allowed: a directory that can be made")
+
+    def create(self) -> None:
+        """Make the directory."""
+        self.check()
+        try:
+            (self.path / "workers").mkdir(parents=True)
+        except OSError as error:
+            raise ConfigError("run_dir", self.path, f"it can't be made ({error.strerror})") from None
+
+    def write_config(self, settings: dict[str, Any]) -> None:
+        """Write config.json: the settings, and what they ran on."""
+        write_json(self.config, {**settings, "environment": environment()})
+
+    def append_metrics(self, evaluation: dict[str, Any]) -> None:
+        """Append one evaluation to metrics.jsonl."""
+        append_json_line(self.metrics, evaluation)
+
+    def write_model(self, state: dict[str, torch.Tensor]) -> None:
+        """Write model.pt, a state dict that the network loads with `weights_only=True`."""
+        write_atomically(self.model, lambda file: torch.save(state, file))
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    text = json.dumps(content, indent=2, default=str) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def append_json_line(path: Path, content: dict[str, Any]) -> None:
+    """Append one object to a JSON-lines file."""
+    with path.open("a") as file:
+        file.write(json.dumps(content) + "\n")
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """All objects of a JSON-lines file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write beside `path`, flush to the disk, then rename: a reader sees the old file or the new one, whole."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    path.chmod(0o666 & ~_umask())
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def environment() -> dict[str, Any]:
+    """What a run or a benchmark ran on: versions, host, processor, git commit (None outside a checkout)."""
+    source = Path(__file__).resolve().parent
+    git = ["git", "-C", str(source), "rev-parse", "HEAD"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = None
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "git_commit": commit,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

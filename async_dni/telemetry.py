@@ -1,0 +1,184 @@
+"""What a worker counts: steps, updates, seconds by phase, lags; and a record of it, written and sent on every interval.
+
+The records come from a thread, so that they go on while a layer computes for long, or hangs. The thread sleeps on the
+parent's sentinel: when the parent dies, whatever killed it, the process ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from typing import IO, Any
+
+import psutil
+
+WAITS = ("wait_activation", "wait_gradient", "wait_room")
+PHASES = (*WAITS, "forward", "update", "learn", "send")
+INTERVAL = 0.5  # seconds between records
+
+
+@dataclass
+class Interval:
+    """What was counted since some moment."""
+
+    began: float = field(default_factory=time.monotonic)
+    samples: int = 0
+    loss: float = 0.0
+    losses: int = 0
+    synthesizer_loss: float = 0.0
+    lags: list[int] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+
+
+class Telemetry:
+    """Counters of one worker. `enter` says what the worker does from now on; `started` to `ended` is its training time."""
+
+    def __init__(self) -> None:
+        self.steps = self.samples = self.updates = self.synthesizer_updates = self.dropped = 0
+        self.started: float | None = None  # time.monotonic() of the first batch taken
+        self.ended: float | None = None  # of the last update made
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.phase = "wait_activation"
+        self._since = time.monotonic()
+        self._lag_sum = self._lag_count = 0
+        self._interval = Interval()
+        self._lock = threading.Lock()  # between the worker's thread and the recorder's
+        self._process = psutil.Process()
+        self._process.cpu_percent()  # the first call has nothing to compare with, and returns 0
+
+    def enter(self, phase: str) -> str:
+        """The worker does `phase` from now on; returns what it did until now."""
+        with self._lock:
+            left = self.phase
+            self._account(time.monotonic())
+            self.phase = phase
+        return left
+
+    def _account(self, now: float) -> None:
+        spent, self._since = now - self._since, now
+        self.seconds[self.phase] += spent
+        self._interval.seconds[self.phase] += spent
+
+    def begin(self) -> None:
+        """The first batch was taken: training starts here."""
+        with self._lock:
+            self.started = self._since = time.monotonic()
+            self.seconds = dict.fromkeys(PHASES, 0.0)
+            self._interval = Interval()
+
+    def step(self, samples: int, loss: float | None) -> None:
+        """A batch went through."""
+        with self._lock:
+            self.steps += 1
+            self.samples += samples
+            self._interval.samples += samples
+            if loss is not None:
+                self._interval.losses += 1
+                self._interval.loss += loss
+
+    def updated(self) -> None:
+        """The layers were updated."""
+        with self._lock:
+            self.updates += 1
+            self.ended = time.monotonic()
+
+    def learnt(self, lag: int, synthesizer_loss: float | None) -> None:
+        """A gradient was learnt from, `lag` batches after its own."""
+        with self._lock:
+            self._lag_sum += lag
+            self._lag_count += 1
+            self._interval.lags.append(lag)
+            if synthesizer_loss is not None:
+                self.synthesizer_updates += 1
+                self._interval.synthesizer_loss += synthesizer_loss
+
+    def record(self, queues: dict[str, int]) -> dict[str, Any]:
+        """What happened since the last record, as one JSON object; the seconds, losses and lags are of that interval."""
+        now = time.monotonic()
+        with self._lock:
+            self._account(now)
+            last, self._interval = self._interval, Interval()
+        lags = last.lags
+        return {
+            "time": time.time(),
+            "pid": os.getpid(),
+            "step": self.steps,
+            "samples_per_second": last.samples / max(now - last.began, 1e-9),
+            "loss": last.loss / last.losses if last.losses else None,
+            "synthesizer_loss": last.synthesizer_loss / len(lags) if lags and self.synthesizer_updates else None,
+            "seconds": {phase: round(seconds, 6) for phase, seconds in last.seconds.items()},
+            "queues": queues,
+            "lag": {"min": min(lags), "mean": sum(lags) / len(lags), "max": max(lags)} if lags else None,
+            "dropped": self.dropped,
+            "cpu_percent": self._process.cpu_percent(),
+            "rss_bytes": self._process.memory_info().rss,
+        }
+
+    def totals(self) -> dict[str, Any]:
+        """What the whole run came to, for the summary."""
+        with self._lock:
+            self._account(time.monotonic())
+            total = sum(self.seconds.values())
+            waited = sum(self.seconds[phase] for phase in WAITS)
+        return {
+            "steps": self.steps,
+            "samples": self.samples,
+            "updates": self.updates,
+            "synthesizer_updates": self.synthesizer_updates,
+            "mean_lag": self._lag_sum / self._lag_count if self._lag_count else None,
+            "busy_fraction": (total - waited) / total if total else 0.0,
+            "wait_fraction": waited / total if total else 0.0,
+            "seconds": {phase: round(seconds, 3) for phase, seconds in self.seconds.items()},
+            "dropped": self.dropped,
+            "started": self.started,
+            "ended": self.ended,
+        }
+
+
+class Recorder:
+    """The thread that writes and sends a record every interval, and ends the process when its parent dies."""
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        queues: Callable[[], dict[str, int]],
+        parent: int | None,
+        file: IO[str] | None,
+        send: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._telemetry, self._queues, self._parent, self._file, self._send = telemetry, queues, parent, file, send
+        self._wake_up, self._stop = connection.Pipe(duplex=False)
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+
+    def start(self) -> None:
+        """Start recording."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write the last record and end the thread."""
+        self._stop.close()
+        self._thread.join()
+        self._wake_up.close()
+        self._record()
+
+    def _run(self) -> None:
+        watched: list[Any] = [self._wake_up] + ([] if self._parent is None else [self._parent])
+        while True:
+            ready = connection.wait(watched, timeout=INTERVAL)
+            if self._parent in ready:
+                os._exit(1)  # nobody is left to report to, and everything shared is unnamed
+            if ready:
+                return
+            self._record()
+
+    def _record(self) -> None:
+        record = self._telemetry.record(self._queues())
+        if self._file is not None:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        self._send(record)

@@ -1,0 +1,49 @@
+"""Train a network in stages, one process each: `python launch.py --workers 3 --device-map`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run, print; returns the exit status."""
+    # Imported here, so that workers, which import this file again, don't load what only the parent needs.
+    import torch
+    from rich.console import Console
+
+    from async_dni import ConfigError, ExperimentConfig, Trainer, TrainerConfig, WorkerError, load_dataset
+    from async_dni.cli import make_model, make_optimizer, make_parser, parse, print_summary, refuse
+    from async_dni.progress import LiveProgress, PlainProgress, Progress
+
+    parser = make_parser("launch.py", TrainerConfig, ExperimentConfig)
+    console = Console()
+    try:
+        config, experiment = parse(parser, arguments, TrainerConfig, ExperimentConfig)
+        if config.run_dir is None:
+            config = dataclasses.replace(config, run_dir=Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S"))
+        train_set, test_set = load_dataset(experiment.dataset, experiment.data_dir, experiment.image_size)
+        torch.manual_seed(config.seed)
+        model = make_model(experiment, train_set.images.shape[1:])
+        progress = Progress() if experiment.quiet else LiveProgress(console) if console.is_terminal else PlainProgress(console)
+        trainer = Trainer(model, config, optimizer=make_optimizer(experiment), progress=progress)
+        epochs = experiment.epochs or (10 if experiment.steps is None else None)
+        result = trainer.fit(
+            train_set, epochs=epochs, steps=experiment.steps, eval_set=test_set, settings=dataclasses.asdict(experiment)
+        )
+    except ConfigError as error:
+        return refuse(parser, error)
+    except WorkerError as error:
+        print(f"{error.details}launch.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    print_summary(console, result.summary, result.run_dir)
+    return 0 if result.interrupted_by is None else 128 + result.interrupted_by
+
+
+if __name__ == "__main__":
+    sys.exit(main())

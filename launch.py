@@ -28,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         train_set, test_set = load_dataset(experiment.dataset, experiment.data_dir, experiment.image_size)
         torch.manual_seed(config.seed)
         model = make_model(experiment, train_set.images.shape[1:])
-        progress = Progress() if experiment.quiet else LiveProgress(console) if console.is_terminal else PlainProgress(console)
+        progress = (
+            Progress() if experiment.quiet else LiveProgress(console) if console.is_terminal else PlainProgress(console)
+        )
         trainer = Trainer(model, config, optimizer=make_optimizer(experiment), progress=progress)
         epochs = experiment.epochs or (10 if experiment.steps is None else None)
         result = trainer.fit(

@@ -16,8 +16,9 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from .config import ConfigError, ExperimentConfig, TrainerConfig
+from .config import ConfigError, ExperimentConfig
 from .models import fcn, tanh
+from .progress import blocks
 from .stage import OptimizerFactory
 
 
@@ -54,7 +55,11 @@ def flag(setting: str) -> str:
 
 
 def _converter(name: str, hint: Any) -> Any:
-    kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType] if isinstance(hint, types.UnionType) else [hint]
+    kinds = (
+        [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
+        if isinstance(hint, types.UnionType)
+        else [hint]
+    )
     kind = kinds[0]
     convert, allowed = {
         int: (int, "a whole number"),
@@ -100,13 +105,13 @@ def make_optimizer(experiment: ExperimentConfig) -> OptimizerFactory:
 def print_summary(console: Console, summary: dict[str, Any], run_dir: Path | None) -> None:
     """What a run came to."""
     lines = [
-        f"{summary['method']}, {summary['num_workers']} workers: {summary['steps']} steps, {summary['samples']} samples "
-        f"in {summary['wall_seconds']:.1f} s ({summary['samples_per_second']:,.0f} samples/s)"
+        f"{summary['method']}, {summary['num_workers']} workers: {summary['steps']} steps, {summary['samples']} samples"
+        f" in {summary['wall_seconds']:.1f} s ({summary['samples_per_second']:,.0f} samples/s)"
     ]
     for worker in summary["workers"]:
         lag = "" if worker["mean_lag"] is None else f"  mean lag {worker['mean_lag']:.1f}"
         lines.append(
-            f"  stage {worker['index']}  pid {worker['pid']}  {worker['device']}  blocks {', '.join(worker['layers'])}  "
+            f"  stage {worker['index']}  pid {worker['pid']}  {worker['device']}  blocks {blocks(worker['layers'])}  "
             f"updates {worker['updates']}  synthesizer updates {worker['synthesizer_updates']}  "
             f"busy {worker['busy_fraction']:.0%}  dropped {worker['dropped']}{lag}"
         )

@@ -119,7 +119,9 @@ class TrainerConfig(_Checked):
         None, "learning rate of the synthesizers' Adam; default: that of the stages", number(above=0)
     )
     synthesizer_hidden: tuple[int, ...] | None = option(
-        None, "hidden widths of the synthesizers, e.g. 1024,1024; default: 1024,1024 for dni, none (linear) for cdni", widths
+        None,
+        "hidden widths of the synthesizers, e.g. 1024,1024; default: 1024,1024 for dni, none (linear) for cdni",
+        widths,
     )
     seed: int = option(0, "seed of the initial weights and of the order of the data", whole(0), metavar="N")
     queue_capacity: int = option(4, "batches a queue between two workers holds", whole(1), metavar="N")
@@ -133,7 +135,9 @@ class TrainerConfig(_Checked):
         None, "threads of each worker's arithmetic; default: the cores shared out, at least 1", whole(1), metavar="N"
     )
     pin_cores: bool = option(False, "pin each worker to cores of its own, in turn", action="store_true")
-    serial: bool = option(False, "run all stages in this process, in a defined order (for a debugger)", action="store_true")
+    serial: bool = option(
+        False, "run all stages in this process, in a defined order (for a debugger)", action="store_true"
+    )
     run_dir: Path | None = option(None, "directory of the run's files", metavar="DIR")
     eval_every: int = option(1, "epochs between evaluations; 0: at the end only", whole(0), metavar="EPOCHS")
     start_timeout: float = option(
@@ -160,10 +164,14 @@ class TrainerConfig(_Checked):
 class ExperimentConfig(_Checked):
     """What is trained: the network, data set, optimizer and length that the command line names."""
 
-    model: str = option("fcn", "fcn (Linear, BatchNorm, ReLU blocks) or tanh (one hidden layer)", one_of(MODELS), choices=MODELS)
+    model: str = option(
+        "fcn", "fcn (Linear, BatchNorm, ReLU blocks) or tanh (one hidden layer)", one_of(MODELS), choices=MODELS
+    )
     layers: int | None = option(None, "layers of fcn, the output layer included; default: 3", whole(1), metavar="N")
     width: int | None = option(None, "units a hidden layer; default: 256 (fcn), 2048 (tanh)", whole(1), metavar="N")
-    dataset: str = option("mnist", "mnist ships with the repository; the others are torchvision's", one_of(DATASETS), choices=DATASETS)
+    dataset: str = option(
+        "mnist", "mnist ships with the repository; the others are torchvision's", one_of(DATASETS), choices=DATASETS
+    )
     data_dir: Path | None = option(None, "directory of the data sets; default: data/ of the repository", metavar="DIR")
     image_size: int | None = option(
         None, "28, or 32 (28 padded); default: the data set's own", one_of(IMAGE_SIZES), metavar="{28,32}"

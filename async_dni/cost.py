@@ -28,7 +28,9 @@ def measure_costs(
     try:
         costs, cut_costs, x = [], [], batch.x
         for index, block in enumerate(blocks):
-            seconds, h = _measure_block(replace(spec, synthesizer=None), index, len(blocks), block, Batch(0, x, batch.target))
+            seconds, h = _measure_block(
+                replace(spec, synthesizer=None), index, len(blocks), block, Batch(0, x, batch.target)
+            )
             costs.append(seconds)
             cut_costs.append(_measure_synthesizer(spec, synthesizers[index], h, batch.target))
             x = h
@@ -37,7 +39,9 @@ def measure_costs(
         torch.set_num_threads(before)
 
 
-def _measure_block(spec: StageSpec, index: int, num_blocks: int, block: nn.Module, batch: Batch) -> tuple[float, Tensor]:
+def _measure_block(
+    spec: StageSpec, index: int, num_blocks: int, block: nn.Module, batch: Batch
+) -> tuple[float, Tensor]:
     module = nn.Sequential(copy.deepcopy(block))
     stage = replace(spec, index=index, num_stages=num_blocks, module=module).build(torch.device("cpu"))
 

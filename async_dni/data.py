@@ -39,7 +39,9 @@ class ImageDataset(Dataset):
     channel, of pixels in [0, 1]. `pad` puts that many zero pixels on each side.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float], pad: int = 0) -> None:
+    def __init__(
+        self, images: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float], pad: int = 0
+    ) -> None:
         self.images = F.pad(images, [pad] * 4) if pad else images
         self.labels = labels
         self.scale = (1 / (255 * torch.tensor(std))).view(-1, 1, 1)
@@ -58,7 +60,9 @@ class ImageDataset(Dataset):
         return images.mul_(self.scale).add_(self.shift), self.labels[indices]
 
 
-def load_dataset(name: str = "mnist", data_dir: Path | str | None = None, image_size: int | None = None) -> tuple[ImageDataset, ImageDataset]:
+def load_dataset(
+    name: str = "mnist", data_dir: Path | str | None = None, image_size: int | None = None
+) -> tuple[ImageDataset, ImageDataset]:
     """The training and the test set of `mnist`, `fashion-mnist` or `cifar10`, read by torchvision.
 
     MNIST is unpacked on first use from the archives that ship with the repository; the others are downloaded by
@@ -96,7 +100,9 @@ def unpack_mnist(root: Path) -> None:
             content = gzip.decompress(archive.read_bytes())
         except FileNotFoundError:
             wanted = ", ".join(f"{name}.gz" for name in MNIST_MD5)
-            raise ConfigError("data_dir", root, f"MNIST needs {wanted} in {root / 'mnist'}; {archive.name} is missing") from None
+            raise ConfigError(
+                "data_dir", root, f"MNIST needs {wanted} in {root / 'mnist'}; {archive.name} is missing"
+            ) from None
         except (OSError, EOFError) as error:
             raise ConfigError("data_dir", root, f"{archive} can't be read as a gzip archive ({error})") from None
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
@@ -144,7 +150,9 @@ def _read(kind: Any, name: str, root: Path, train: bool) -> tuple[Tensor, Tensor
         data = kind(root, train=train, download=name != "mnist")
     except (RuntimeError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError("data_dir", root, f"{name} can't be read or downloaded; its files go to {folder} ({reason})") from None
+        raise ConfigError(
+            "data_dir", root, f"{name} can't be read or downloaded; its files go to {folder} ({reason})"
+        ) from None
     images, labels = torch.as_tensor(data.data), torch.as_tensor(data.targets)
     images = images.permute(0, 3, 1, 2).contiguous() if images.dim() == 4 else images.unsqueeze(1)
     return images, labels
@@ -199,7 +207,7 @@ class BatchStream:
 
 
 def get_batch(dataset: Dataset, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Samples and targets of any data set of `(sample, target)` pairs: by its own `get_batch`, else collated by PyTorch."""
+    """Samples and targets of a data set of `(sample, target)` pairs: by its own `get_batch`, else collated by PyTorch."""
     if isinstance(dataset, TensorDataset):
         x, target = (tensor[indices] for tensor in dataset.tensors)
     elif hasattr(dataset, "get_batch"):
@@ -211,4 +219,4 @@ def get_batch(dataset: Dataset, indices: Tensor) -> tuple[Tensor, Tensor]:
 
 def as_dataset(data: Dataset | Sequence[Tensor]) -> Dataset:
     """A data set, or a pair of tensors (samples, targets) as one."""
-    return TensorDataset(*data) if isinstance(data, tuple | list) else data  # type: ignore[arg-type]
+    return data if isinstance(data, Dataset) else TensorDataset(*data)

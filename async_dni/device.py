@@ -26,7 +26,9 @@ def assign_devices(device_map: str, workers: int) -> list[str]:
         return ["cpu"] * workers
     for device in devices:
         if device not in available:
-            raise ConfigError("device_map", device_map, f"{device!r} is not here; available: auto, {', '.join(available)}")
+            raise ConfigError(
+                "device_map", device_map, f"{device!r} is not here; available: auto, {', '.join(available)}"
+            )
     if len(devices) != workers:
         raise ConfigError("device_map", device_map, f"{len(devices)} devices for {workers} workers; give one a worker")
     return devices

@@ -19,7 +19,7 @@ class Evaluation:
 
     step: int
     epoch: float
-    wall_seconds: float  # from the first batch taken
+    wall_seconds: float  # since the workers began
     test_error: float | None  # per cent; None where the targets are not classes
     test_loss: float
     confusion: list[list[int]] | None  # [true class][predicted class]
@@ -29,7 +29,9 @@ class Evaluation:
         return asdict(self)
 
 
-def evaluate(model: nn.Module, dataset: Dataset, loss_fn: Loss, batch_size: int = 1000) -> tuple[float, list[list[int]] | None]:
+def evaluate(
+    model: nn.Module, dataset: Dataset, loss_fn: Loss, batch_size: int = 1000
+) -> tuple[float, list[list[int]] | None]:
     """Mean loss and, where outputs are logits `[batch, classes]` and targets int64 labels, the confusion matrix."""
     model.eval()
     samples: int = len(dataset)  # type: ignore[arg-type]

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from torch import nn
 
 
-def fcn(layers: int = 3, width: int = 256, *, input_shape: Sequence[int] = (1, 28, 28), num_classes: int = 10) -> nn.Sequential:
-    """The paper's fully connected network (arXiv 1608.05343, section 3.1): Linear, BatchNorm1d, ReLU, and a Linear output.
+def fcn(
+    layers: int = 3, width: int = 256, *, input_shape: Sequence[int] = (1, 28, 28), num_classes: int = 10
+) -> nn.Sequential:
+    """The paper's fully connected network (arXiv 1608.05343): Linear, BatchNorm1d, ReLU, and a Linear output.
 
     `layers` counts the output layer, so `layers=3` has two hidden blocks of `width` units.
     Input `[batch, *input_shape]`, output: logits `[batch, num_classes]`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 
 from torch import nn
 
@@ -19,7 +19,9 @@ def check_partition(model: nn.Module, workers: int, split: Sequence[int] | None)
         raise ConfigError("workers", workers, f"the network has {len(model)} blocks; allowed: 1 to {len(model)}")
     if split is not None and split[-1] >= len(model):
         last = len(model) - 1
-        raise ConfigError("split", ",".join(map(str, split)), f"the network has {len(model)} blocks; allowed: cuts from 1 to {last}")
+        raise ConfigError(
+            "split", ",".join(map(str, split)), f"the network has {len(model)} blocks; allowed: cuts from 1 to {last}"
+        )
 
 
 def partition(model: nn.Sequential, split: Sequence[int]) -> list[nn.Sequential]:
@@ -39,7 +41,7 @@ def balance(costs: Sequence[float], cut_costs: Sequence[float], num_stages: int)
     synthesizer). Returns the index of each stage's first block, but for the first stage.
     """
 
-    @lru_cache(maxsize=None)
+    @cache
     def best(first: int, stages: int) -> tuple[float, tuple[int, ...]]:
         if stages == 1:
             return sum(costs[first:]), ()

@@ -1,11 +1,11 @@
 """The files of a run: their names and how they are written and read, in one place.
 
-    config.json            every setting as used, versions, git commit, host
-    metrics.jsonl          one object an evaluation
-    summary.json           what the run came to
-    model.pt               the trained network's state dict
-    workers/<k>.log        what a person reads; also what the worker's layers print
-    workers/<k>.jsonl      what a program reads: a record at least every second
+config.json            every setting as used, versions, git commit, host
+metrics.jsonl          one object an evaluation
+summary.json           what the run came to
+model.pt               the trained network's state dict
+workers/<k>.log        what a person reads; also what the worker's layers print
+workers/<k>.jsonl      what a program reads: a record at least every second
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class RunDir:
         while not existing.exists():
             existing = existing.parent
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise ConfigError("run_dir", self.path, f"{existing} can't be written; allowed: a directory that can be made")
+            raise ConfigError(
+                "run_dir", self.path, f"{existing} can't be written; allowed: a directory that can be made"
+            )
 
     def create(self) -> None:
         """Make the directory."""

@@ -86,4 +86,6 @@ class Serial:
 
     def states(self) -> list[dict[str, Tensor]]:
         """Every stage's layers, copied."""
-        return [{name: torch.clone(value) for name, value in stage.module.state_dict().items()} for stage in self.stages]
+        return [
+            {name: torch.clone(value) for name, value in stage.module.state_dict().items()} for stage in self.stages
+        ]

@@ -44,7 +44,9 @@ class Stage:
     `optimizer` is None where no layer has a parameter. A stage is on one device; what it is given must be there.
     """
 
-    def __init__(self, module: nn.Module, optimizer: Optimizer | None, method: Method, *, is_first: bool, is_last: bool) -> None:
+    def __init__(
+        self, module: nn.Module, optimizer: Optimizer | None, method: Method, *, is_first: bool, is_last: bool
+    ) -> None:
         self.module, self.optimizer, self.method = module, optimizer, method
         self.is_first, self.is_last = is_first, is_last
         self.pending: dict[int, Pending] = {}  # by batch index, oldest first

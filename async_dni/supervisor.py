@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection
-from multiprocessing.context import BaseContext
 from typing import Any
 
 from .worker import START, STOP, Cut, Failed, Finished, Ready, Recorded, WorkerSpec, worker_main
@@ -44,6 +43,7 @@ class _State:
 class Listener:
     """Who is told what the workers report."""
 
+    on_start: Callable[[], None]
     on_record: Callable[[int, dict[str, Any]], None]  # worker, record
     on_cut: Callable[[int, list[bytes], bool], None]  # step, the stages' states, whether it is the final one
 
@@ -52,7 +52,7 @@ class Listener:
 class Supervisor:
     """Runs one set of workers to the end of their stream."""
 
-    context: BaseContext
+    context: Any  # a multiprocessing context
     specs: Sequence[WorkerSpec]  # with their event pipes' sending ends
     receivers: Sequence[connection.Connection]
     listener: Listener
@@ -67,6 +67,7 @@ class Supervisor:
             with self._signals():
                 self._start()
                 self._watch(lambda worker: worker.pid is not None, self.start_timeout)
+                self.listener.on_start()
                 self._set_flag(START)
                 self._watch(lambda worker: worker.totals is not None, None)
             return [worker.totals or {} for worker in self._workers]
@@ -85,7 +86,9 @@ class Supervisor:
     def _start(self) -> None:
         for spec, receiver in zip(self.specs, self.receivers, strict=True):
             with _thread_settings(spec.threads):
-                process = self.context.Process(target=worker_main, args=(spec,), name=f"stage-{spec.index}", daemon=True)
+                process = self.context.Process(
+                    target=worker_main, args=(spec,), name=f"stage-{spec.index}", daemon=True
+                )
                 process.start()
             spec.events.close()  # the worker's copy is the only one now, so its death closes the pipe
             self._workers.append(_State(spec, process, receiver))
@@ -189,7 +192,7 @@ def _death(process: Any) -> str:
 
 @contextmanager
 def _thread_settings(threads: int) -> Iterator[None]:
-    """OMP and MKL read their number of threads when torch is loaded, so it is set before the worker's process is made."""
+    """OMP and MKL read their number of threads when torch is loaded: set before the worker's process is made."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, str(threads)))

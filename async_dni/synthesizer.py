@@ -35,7 +35,7 @@ class LinearSynthesizer(nn.Module):
         """Predict `[batch, *features]`."""
         flat = h.flatten(1)
         out = self.linear(flat)
-        if self.condition is not None:
+        if self.condition is not None and condition is not None:
             out = torch.addmm(out, condition, self.condition.weight.t())
         return out.view_as(h)
 
@@ -89,7 +89,7 @@ class ConvSynthesizer(nn.Module):
 
 
 def make_synthesizer(features: Sequence[int], hidden: Sequence[int], classes: int) -> nn.Module:
-    """The default synthesizer for outputs of shape `[batch, *features]`: convolutional for feature maps, else linear or MLP."""
+    """The default synthesizer for outputs `[batch, *features]`: convolutional for feature maps, else linear or MLP."""
     if len(features) == 3:
         return ConvSynthesizer(features, hidden, classes)
     return MLPSynthesizer(features, hidden, classes) if hidden else LinearSynthesizer(features, classes)

@@ -36,7 +36,7 @@ class Interval:
 
 
 class Telemetry:
-    """Counters of one worker. `enter` says what the worker does from now on; `started` to `ended` is its training time."""
+    """Counters of one worker. `enter` says what it does from now on; `started` to `ended` is its training time."""
 
     def __init__(self) -> None:
         self.steps = self.samples = self.updates = self.synthesizer_updates = self.dropped = 0
@@ -98,7 +98,7 @@ class Telemetry:
                 self._interval.synthesizer_loss += synthesizer_loss
 
     def record(self, queues: dict[str, int]) -> dict[str, Any]:
-        """What happened since the last record, as one JSON object; the seconds, losses and lags are of that interval."""
+        """What happened since the last record, as a JSON object; seconds, losses and lags are of that interval."""
         now = time.monotonic()
         with self._lock:
             self._account(now)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from .stage import OptimizerFactory, StageSpec
 from .supervisor import Listener, Supervisor
 from .synthesizer import make_synthesizer
 from .wiring import threads_per_worker, wire, worker_context
+from .worker import WorkerSpec
 
 SynthesizerFactory = Any  # (features: Sequence[int], classes: int) -> nn.Module
 
@@ -104,7 +106,8 @@ class Trainer:
         first = stream[0]
         split, stages, activations = self._cut(first)
         cut_every = self.config.eval_every * stream.steps_per_epoch if eval_set is not None else 0
-        specs, receivers = [], []
+        specs: list[WorkerSpec] = []
+        receivers: list[Connection] = []
         if not self.config.serial:
             context = worker_context()
             specs, receivers = wire(
@@ -114,7 +117,12 @@ class Trainer:
             run_dir.create()
             run_dir.write_config(self._settings(split, stream, settings or {}))
         run = _Run(
-            self.model, self.loss_fn, as_dataset(eval_set) if eval_set is not None else None, stream, run_dir, self.progress
+            self.model,
+            self.loss_fn,
+            as_dataset(eval_set) if eval_set is not None else None,
+            stream,
+            run_dir,
+            self.progress,
         )
         layers = [stage.layers for stage in stages]
         with self.progress.running(layers, stream.steps):
@@ -122,7 +130,11 @@ class Trainer:
                 totals, interrupted_by = self._run_serially(stages, stream, cut_every, run)
             else:
                 supervisor = Supervisor(
-                    context, specs, receivers, Listener(self.progress.on_record, run.on_cut), self.config.start_timeout
+                    context,
+                    specs,
+                    receivers,
+                    Listener(run.on_start, self.progress.on_record, run.on_cut),
+                    self.config.start_timeout,
                 )
                 totals = supervisor.run()
                 interrupted_by = supervisor.interrupted_by
@@ -146,7 +158,9 @@ class Trainer:
         config = self.config
         model = copy.deepcopy(self.model).cpu()
         outputs = block_outputs(model, first.x)
-        synthesizers = [None if i == len(outputs) - 1 else self._make_synthesizer(i, h, outputs[-1]) for i, h in enumerate(outputs)]
+        synthesizers = [
+            None if i == len(outputs) - 1 else self._make_synthesizer(i, h, outputs[-1]) for i, h in enumerate(outputs)
+        ]
         spec = StageSpec(
             index=0,
             num_stages=config.workers,
@@ -211,6 +225,7 @@ class Trainer:
                 run.evaluate(n, _merge(serial.states()))
             return True
 
+        run.on_start()
         try:
             serial.run(stream, on_step)
             step = stream.steps
@@ -241,9 +256,13 @@ class _Run:
     progress: Progress
     history: list[Evaluation] = field(default_factory=list)
     final: tuple[int, dict[str, Tensor]] | None = None
-    began: float = field(default_factory=time.monotonic)
+    began: float = 0.0
     executor: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "evaluate"))
     futures: list[Future[None]] = field(default_factory=list)
+
+    def on_start(self) -> None:
+        """The workers are ready, and begin."""
+        self.began = time.monotonic()
 
     def on_cut(self, step: int, states: list[bytes], is_final: bool) -> None:
         """Evaluate the network as it was after `step` batches, in a thread: the supervisor goes on watching."""
@@ -283,7 +302,8 @@ class _Run:
         if self.run_dir is not None:
             self.run_dir.write_model(state)
             write_json(self.run_dir.summary, summary)
-        return TrainResult(model, error, self.history, summary, self.run_dir and self.run_dir.path, interrupted_by)
+        path = None if self.run_dir is None else self.run_dir.path
+        return TrainResult(model, error, self.history, summary, path, interrupted_by)
 
 
 def block_outputs(model: nn.Sequential, x: Tensor) -> list[Tensor]:
@@ -296,7 +316,9 @@ def block_outputs(model: nn.Sequential, x: Tensor) -> list[Tensor]:
                 x = block(x)
             except (RuntimeError, TypeError, ValueError) as error:
                 reason = " ".join(str(error).split())
-                raise ConfigError("model", f"block {name!r}", f"it does not take what comes before it ({reason})") from None
+                raise ConfigError(
+                    "model", f"block {name!r}", f"it does not take what comes before it ({reason})"
+                ) from None
             if not isinstance(x, Tensor):
                 raise ConfigError("model", f"block {name!r}", f"its output must be one tensor, not {type(x).__name__}")
             outputs.append(x)

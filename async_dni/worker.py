@@ -230,7 +230,7 @@ class Worker:
         self.spec.gradient_in.release()
 
     def _learn_due(self, step: int) -> None:
-        """Before batch `step` is begun: learn from what has come, or, with a fixed lag, from what is due, waiting for it."""
+        """Before batch `step` is begun: learn from what has come; with a fixed lag, from what is due, waiting for it."""
         if self.spec.lag is None:
             self._take_gradients()
             return
@@ -303,7 +303,14 @@ def _run(spec: WorkerSpec, send_event: Callable[[object], None]) -> None:
                 queue.pin_memory()
     telemetry = Telemetry()
     worker = Worker(spec, stage, telemetry)
-    log.info("stage %d: blocks %s on %s, %d threads, pid %d", spec.index, stage_spec.layers, device, spec.threads, os.getpid())
+    log.info(
+        "stage %d: blocks %s on %s, %d threads, pid %d",
+        spec.index,
+        stage_spec.layers,
+        device,
+        spec.threads,
+        os.getpid(),
+    )
     log.info("layers: %s", stage.module)
     send_event(Ready(os.getpid()))
     while not spec.flags[START]:

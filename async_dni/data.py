@@ -207,7 +207,7 @@ class BatchStream:
 
 
 def get_batch(dataset: Dataset, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Samples and targets of a data set of `(sample, target)` pairs: by its own `get_batch`, else collated by PyTorch."""
+    """Samples and targets of a data set of `(sample, target)` pairs: by its own `get_batch`, else by PyTorch."""
     if isinstance(dataset, TensorDataset):
         x, target = (tensor[indices] for tensor in dataset.tensors)
     elif hasattr(dataset, "get_batch"):

@@ -198,7 +198,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed * 1_000_003 + 1 + block)
             if self.synthesizer is not None:
-                return self.synthesizer(features, classes)  # type: ignore[no-any-return]
+                return self.synthesizer(features, classes)
             return make_synthesizer(features, self.config.hidden, classes)
 
     def _settings(self, split: list[int], stream: BatchStream, more: dict[str, Any]) -> dict[str, Any]:

@@ -230,7 +230,7 @@ class Worker:
         self.spec.gradient_in.release()
 
     def _learn_due(self, step: int) -> None:
-        """Before batch `step` is begun: learn from what has come; with a fixed lag, from what is due, waiting for it."""
+        """Before batch `step` is begun: learn from what has come; with a fixed lag, wait for what is due."""
         if self.spec.lag is None:
             self._take_gradients()
             return

@@ -1,0 +1,63 @@
+"""Fixtures: no test leaves a process or shared memory behind; MNIST read once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from async_dni import ImageDataset, load_dataset
+
+# multiprocessing's own helpers live as long as the test process
+HELPERS = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
+
+
+def leftovers() -> set[str]:
+    """Child processes of ours, but for multiprocessing's helpers, and named shared memory of ours."""
+    children = set()
+    for child in psutil.Process().children(recursive=True):
+        try:
+            command = " ".join(child.cmdline())
+            is_helper = any(helper in command for helper in HELPERS) and child.ppid() == os.getpid()
+            if not is_helper and child.status() != psutil.STATUS_ZOMBIE:
+                children.add(f"process {child.pid} {command}")
+        except psutil.NoSuchProcess:
+            pass
+    shared = Path("/dev/shm")
+    files = {f"shared memory {path}" for path in shared.iterdir()} if shared.is_dir() else set()
+    return children | files
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind() -> Iterator[None]:
+    """Fail where a test leaves a process or shared memory behind."""
+    before = leftovers()
+    yield
+    left = leftovers() - before
+    assert not left, f"left behind: {sorted(left)}"
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same random state, on one thread."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def mnist() -> tuple[ImageDataset, ImageDataset]:
+    """The training and the test set."""
+    return load_dataset("mnist")
+
+
+@pytest.fixture(scope="session")
+def small_mnist(mnist: tuple[ImageDataset, ImageDataset]) -> tuple[torch.utils.data.TensorDataset, torch.utils.data.TensorDataset]:
+    """The first 1,000 training and 500 test images, as tensors."""
+    pair = []
+    for dataset, samples in zip(mnist, (1000, 500), strict=True):
+        pair.append(torch.utils.data.TensorDataset(*dataset.get_batch(torch.arange(samples))))
+    return pair[0], pair[1]

@@ -21,6 +21,8 @@ from .models import fcn, tanh
 from .progress import blocks
 from .stage import OptimizerFactory
 
+DESCRIPTION = "Train a network in stages, one process each, with synthetic gradients."
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, without the usage, and exits with status 2."""
@@ -31,7 +33,7 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser(prog: str, *configs: type) -> Parser:
     """A parser with a flag for every field of these dataclasses."""
-    parser = Parser(prog=prog, description="Train a network in stages, one process each, with synthetic gradients.")
+    parser = Parser(prog=prog, allow_abbrev=False, description=DESCRIPTION)
     for config in configs:
         group = parser.add_argument_group((config.__doc__ or "").split(":")[0])
         hints = typing.get_type_hints(config)
@@ -41,7 +43,7 @@ def make_parser(prog: str, *configs: type) -> Parser:
                 # choices are checked by the dataclass, with all other values
                 choices = options.pop("choices", None)
                 options.setdefault("metavar", "{" + ",".join(choices) + "}" if choices else field.name.upper())
-                options["type"] = _converter(field.name, hints[field.name])
+                options["type"] = _converter(hints[field.name])
             text = field.metadata["help"].replace("%", "%%")
             if field.default not in (None, False):
                 text += f" (default: {field.default})"
@@ -54,25 +56,21 @@ def flag(setting: str) -> str:
     return "--" + setting.replace("_", "-")
 
 
-def _converter(name: str, hint: Any) -> Any:
+def _converter(hint: Any) -> Any:
+    """Makes a setting's value of its text; a text of no value is left as it is, for the dataclass to refuse."""
     kinds = (
         [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
         if isinstance(hint, types.UnionType)
         else [hint]
     )
     kind = kinds[0]
-    convert, allowed = {
-        int: (int, "a whole number"),
-        float: (float, "a number"),
-        str: (str, "a text"),
-        Path: (Path, "a path"),
-    }.get(kind, (_numbers, "whole numbers separated by commas"))
+    convert = kind if kind in (int, float, str, Path) else _numbers
 
     def parse(text: str) -> Any:
         try:
             return convert(text)
         except ValueError:
-            raise ConfigError(name, repr(text), f"allowed: {allowed}") from None
+            return text
 
     return parse
 
@@ -124,5 +122,5 @@ def print_summary(console: Console, summary: dict[str, Any], run_dir: Path | Non
 
 def refuse(parser: argparse.ArgumentParser, error: ConfigError) -> int:
     """Say what was wrong with a setting; exit status 2."""
-    print(f"{parser.prog}: {flag(error.setting)}: got {error.given}; {error.allowed}", file=sys.stderr)
+    print(f"{parser.prog}: {flag(error.setting)}: got {error.shown}; {error.allowed}", file=sys.stderr)
     return 2

@@ -30,7 +30,12 @@ class ConfigError(ValueError):
         self.setting, self.given, self.allowed = setting, given, allowed
 
     def __str__(self) -> str:
-        return f"{self.setting}: got {self.given}; {self.allowed}"
+        return f"{self.setting}: got {self.shown}; {self.allowed}"
+
+    @property
+    def shown(self) -> str:
+        """What was given, as it is typed."""
+        return ",".join(map(str, self.given)) if isinstance(self.given, tuple | list) else str(self.given)
 
 
 Check = Callable[[Any], str | None]

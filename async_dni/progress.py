@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,16 +44,17 @@ class PlainProgress(Progress):
         self.records: dict[int, dict[str, Any]] = {}
         self.layers: Sequence[Sequence[str]] = ()
         self.steps = 0
-        self._printed = 0.0
+        self._printed = -math.inf
 
     @contextmanager
     def running(self, layers: Sequence[Sequence[str]], steps: int) -> Iterator[None]:
-        self.layers, self.steps, self._printed = layers, steps, time.monotonic()
+        self.layers, self.steps = layers, steps
+        self._print(f"starting {len(layers)} stages for {steps} steps")
         yield
 
     def on_record(self, worker: int, record: dict[str, Any]) -> None:
         self.records[worker] = record
-        if time.monotonic() - self._printed >= self.SECONDS:
+        if len(self.records) == len(self.layers) and time.monotonic() - self._printed >= self.SECONDS:
             self._printed = time.monotonic()
             for k, latest in sorted(self.records.items()):
                 cells = row(k, self.layers[k], latest)

@@ -55,7 +55,9 @@ def mnist() -> tuple[ImageDataset, ImageDataset]:
 
 
 @pytest.fixture(scope="session")
-def small_mnist(mnist: tuple[ImageDataset, ImageDataset]) -> tuple[torch.utils.data.TensorDataset, torch.utils.data.TensorDataset]:
+def small_mnist(
+    mnist: tuple[ImageDataset, ImageDataset],
+) -> tuple[torch.utils.data.TensorDataset, torch.utils.data.TensorDataset]:
     """The first 1,000 training and 500 test images, as tensors."""
     pair = []
     for dataset, samples in zip(mnist, (1000, 500), strict=True):

@@ -1,0 +1,129 @@
+import copy
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from async_dni import cost, fcn
+from async_dni.cost import ROUNDS, measure_costs
+from async_dni.data import Batch
+from async_dni.stage import StageSpec
+from async_dni.synthesizer import make_synthesizer
+
+FEATURES, WIDTH, CLASSES, ROWS = 6, 8, 3, 10
+
+
+class Clock:
+    """A clock that only the modules under measurement move."""
+
+    now = 0.0
+
+
+class Takes(nn.Module):
+    """A layer whose forward takes some seconds on the clock, `late` more every second time."""
+
+    def __init__(self, seconds, late=0.0):
+        super().__init__()
+        self.seconds, self.late, self.calls = seconds, late, 0
+        self.linear = nn.Linear(FEATURES, FEATURES)
+
+    def forward(self, x, condition=None):
+        self.calls += 1
+        Clock.now += self.seconds + (self.late if self.calls % 2 else 0)
+        return self.linear(x)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    Clock.now = 0.0
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: Clock.now))
+
+
+def spec(synthesizer=None, classes=0):
+    optimizer = partial(torch.optim.SGD, lr=0.1)
+    return StageSpec(0, 1, nn.Sequential(), "cdni", optimizer, nn.CrossEntropyLoss(), synthesizer, None, classes)
+
+
+def batch():
+    return Batch(0, torch.randn(ROWS, FEATURES), torch.randint(CLASSES, (ROWS,)))
+
+
+def network():
+    return fcn(3, WIDTH, input_shape=(FEATURES,), num_classes=CLASSES)
+
+
+def synthesizers():
+    return [make_synthesizer((WIDTH,), (4,), CLASSES), make_synthesizer((WIDTH,), (), CLASSES), None]
+
+
+def test_a_block_costs_what_it_takes(clock):
+    costs, cut_costs = measure_costs(spec(), [Takes(2), Takes(3), Takes(5)], [None] * 3, batch(), 1)
+    assert costs == [2, 3, 5]
+    assert cut_costs == [0, 0, 0]
+
+
+def test_a_synthesizer_costs_what_it_takes_to_predict_and_to_learn(clock):
+    costs, cut_costs = measure_costs(spec(), [Takes(2), Takes(3)], [Takes(7), None], batch(), 1)
+    assert costs == [2, 3]
+    assert cut_costs == [14, 0]
+
+
+def test_the_fastest_round_counts(clock):
+    assert ROUNDS > 1
+    costs, _ = measure_costs(spec(), [Takes(2, late=10), Takes(3, late=10)], [None] * 2, batch(), 1)
+    assert costs == [2, 3]
+
+
+def test_every_block_and_every_synthesizer_has_a_cost():
+    costs, cut_costs = measure_costs(spec(classes=CLASSES), list(network()), synthesizers(), batch(), 1)
+    assert len(costs) == len(cut_costs) == 3
+    assert all(seconds > 0 for seconds in [*costs, *cut_costs[:2]])
+    assert cut_costs[2] == 0
+
+
+def test_nothing_given_is_changed():
+    model, given, measured = network(), synthesizers(), batch()
+    before = copy.deepcopy((model.state_dict(), [m.state_dict() for m in given[:2]], measured.x, measured.target))
+    measure_costs(spec(classes=CLASSES), list(model), given, measured, 1)
+    after = (model.state_dict(), [m.state_dict() for m in given[:2]], measured.x, measured.target)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_measuring_leaves_the_random_state_as_it_was():
+    model, given, measured = network(), synthesizers(), batch()
+    before = torch.get_rng_state()
+    measure_costs(spec(classes=CLASSES), [nn.Dropout(0.5), *model], [None, *given], measured, 1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_threads_are_set_for_the_measurement_only():
+    seen = []
+
+    class Looks(nn.Module):
+        def forward(self, x):
+            seen.append(torch.get_num_threads())
+            return x
+
+    model = [nn.Sequential(Looks(), nn.Linear(FEATURES, CLASSES))]
+    measure_costs(spec(), model, [None], batch(), 2)
+    assert set(seen) == {2}
+    assert torch.get_num_threads() == 1
+
+
+def test_the_threads_are_set_back_where_a_block_fails():
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        measure_costs(spec(), [Fails()], [None], batch(), 2)
+    assert torch.get_num_threads() == 1
+
+
+def test_blocks_without_parameters_are_measured_too():
+    blocks = [nn.Flatten(), nn.Linear(FEATURES, CLASSES), nn.ReLU()]
+    costs, _ = measure_costs(spec(), blocks, [None] * 3, batch(), 1)
+    assert all(seconds > 0 for seconds in costs)

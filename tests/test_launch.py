@@ -1,0 +1,181 @@
+"""The command line: what is refused, and a run as a user starts it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from async_dni import fcn
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def launch(*arguments: str) -> int:
+    """`launch.py` in this process; returns the exit status."""
+    spec = importlib.util.spec_from_file_location("launch", ROOT / "launch.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        return module.main(arguments)
+    except SystemExit as exit:
+        return exit.code
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """`launch.py` in a process of its own."""
+    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_line(process: subprocess.Popen[str], beginning: str) -> None:
+    """Read what a run prints until a line begins so."""
+    assert process.stdout is not None
+    assert any(line.startswith(beginning) for line in process.stdout), process.communicate()
+
+
+BAD = [
+    (["--workers", "0"], "--workers: got 0; allowed: a whole number of at least 1"),
+    (["--workers", "-3"], "--workers: got -3; allowed: a whole number of at least 1"),
+    (["--workers", "two"], "--workers: got two; allowed: a whole number of at least 1"),
+    (["--workers", "4"], "--workers: got 4; the network has 3 blocks; allowed: 1 to 3"),
+    (["--device-map", "cuda:17"], "--device-map: got cuda:17; 'cuda:17' is not here; available: auto, cpu"),
+    (["--device-map", "tpu"], "--device-map: got tpu; 'tpu' is not here; available: auto, cpu"),
+    (["--device-map", "cpu,cpu"], "--device-map: got cpu,cpu; 2 devices for 3 workers"),
+    (["--split", "2,1"], "--split: got 2,1; allowed: increasing whole numbers"),
+    (["--split", "0,1"], "--split: got 0,1; allowed: increasing whole numbers"),
+    (["--split", "1,3"], "--split: got 1,3; the network has 3 blocks; allowed: cuts from 1 to 2"),
+    (["--split", "1"], "--split: got 1 cuts (1); 3 workers need 2"),
+    (["--split", "one"], "--split: got one; allowed: increasing whole numbers"),
+    (["--method", "ddg"], "--method: got ddg; allowed: cdni, dni, backprop"),
+    (["--model", "resnet"], "--model: got resnet; allowed: fcn, tanh"),
+    (["--model", "tanh", "--layers", "5"], "--layers: got 5; tanh has 2 layers"),
+    (["--layers", "0"], "--layers: got 0; allowed: a whole number of at least 1"),
+    (["--width", "0"], "--width: got 0; allowed: a whole number of at least 1"),
+    (["--dataset", "imagenet"], "--dataset: got imagenet; allowed: mnist, fashion-mnist, cifar10"),
+    (["--data-dir", "/nonexistent"], "--data-dir: got /nonexistent; MNIST needs train-images-idx3-ubyte.gz"),
+    (["--image-size", "30"], "--image-size: got 30; allowed: 28, 32"),
+    (["--batch-size", "0"], "--batch-size: got 0; allowed: a whole number of at least 1"),
+    (["--batch-size", "60001"], "--batch-size: got 60001; the data set has 60000 samples; allowed: 1 to 60000"),
+    (["--epochs", "0"], "--epochs: got 0; allowed: a whole number of at least 1"),
+    (["--epochs"], "argument --epochs: expected one argument"),
+    (["--epochs", "1", "--steps", "1"], "--steps: got 1; give --epochs or --steps, not both"),
+    (["--optimizer", "lbfgs"], "--optimizer: got lbfgs; allowed: adam, sgd"),
+    (["--lr", "-0.1"], "--lr: got -0.1; allowed: a finite number above 0"),
+    (["--lr", "nan"], "--lr: got nan; allowed: a finite number above 0"),
+    (["--lr", "fast"], "--lr: got fast; allowed: a finite number above 0"),
+    (["--synthesizer-lr", "0"], "--synthesizer-lr: got 0.0; allowed: a finite number above 0"),
+    (["--momentum", "1"], "--momentum: got 1.0; allowed: a finite number of at least 0 and below 1"),
+    (["--weight-decay", "-1"], "--weight-decay: got -1.0; allowed: a finite number of at least 0"),
+    (["--synthesizer-hidden", "10,x"], "--synthesizer-hidden: got 10,x; allowed: whole numbers of at least 1"),
+    (["--seed", "-1"], "--seed: got -1; allowed: a whole number of at least 0"),
+    (["--queue-capacity", "0"], "--queue-capacity: got 0; allowed: a whole number of at least 1"),
+    (["--overflow", "explode"], "--overflow: got explode; allowed: block, drop"),
+    (["--method", "backprop", "--overflow", "drop"], "--overflow: got drop; backprop waits"),
+    (["--threads-per-worker", "0"], "--threads-per-worker: got 0; allowed: a whole number of at least 1"),
+    (["--eval-every", "-1"], "--eval-every: got -1; allowed: a whole number of at least 0"),
+    (["--start-timeout", "0"], "--start-timeout: got 0.0; allowed: a finite number above 0"),
+    (["--run-dir", str(ROOT)], f"--run-dir: got {ROOT}; the directory is not empty"),
+    (["--run-dir", str(ROOT / "launch.py")], "launch.py; this is a file; allowed: a new or an empty directory"),
+    (["--run-dir", "/proc/none/run"], "--run-dir: got /proc/none/run; "),
+    (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_bad_input_is_refused_in_one_sentence(
+    arguments: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert launch(*arguments) == 2
+    output = capsys.readouterr()
+    assert sentence in output.err
+    assert output.err.startswith("launch.py: ")
+    assert output.err.count("\n") == 1
+    assert not output.out
+    assert not list(tmp_path.iterdir()), "nothing is made"
+    assert not [child for child in psutil.Process().children() if child.name().startswith("stage")]
+
+
+def test_download_that_fails_names_where_the_files_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "FashionMNIST"
+    target.write_text("a file where torchvision wants a directory")
+    assert launch("--dataset", "fashion-mnist", "--data-dir", str(tmp_path)) == 2
+    assert f"its files go to {target / 'raw'}" in capsys.readouterr().err
+
+
+def test_run_leaves_every_promised_file(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = start("--workers", "3", "--device-map", "--steps", "480", "--run-dir", str(run_dir))
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert not errors
+    assert str(run_dir) in output
+
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["method"] == "cdni"
+    assert (summary["num_workers"], summary["steps"], summary["samples"]) == (3, 480, 120_000)
+    assert summary["test_error"] < 5
+    assert summary["samples_per_second"] == pytest.approx(120_000 / summary["wall_seconds"])
+    pids = {worker["pid"] for worker in summary["workers"]}
+    assert len(pids) == 3
+    assert process.pid not in pids
+    for k, worker in enumerate(summary["workers"]):
+        assert worker["index"] == k
+        assert worker["device"] == "cpu"
+        assert worker["layers"] == [str(k)]
+        assert worker["updates"] == worker["steps"] == 480
+        assert worker["synthesizer_updates"] == (480 if k < 2 else 0)
+        assert (worker["dropped"], worker["restarts"]) == (0, 0)
+        assert worker["busy_fraction"] + worker["wait_fraction"] == pytest.approx(1)
+        assert (run_dir / "workers" / f"{k}.log").read_text()
+        records = [json.loads(line) for line in (run_dir / "workers" / f"{k}.jsonl").read_text().splitlines()]
+        assert records[-1]["step"] == 480
+        assert records[-1]["pid"] == worker["pid"]
+        phases = {"wait_activation", "wait_room", "forward", "update", "learn", "send"}
+        for earlier, later in zip(records, records[1:], strict=False):
+            assert later["time"] - earlier["time"] < 1.0
+            assert phases <= set(later["seconds"])
+            assert {"samples_per_second", "loss", "synthesizer_loss", "queues", "lag", "dropped"} <= set(later)
+            assert later["rss_bytes"] > 0
+
+    metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [evaluation["step"] for evaluation in metrics] == [240, 480]
+    assert [evaluation["epoch"] for evaluation in metrics] == [1, 2]
+    confusion = torch.tensor(metrics[-1]["confusion"])
+    assert confusion.sum() == 10_000
+    assert 100 - confusion.trace() / 100 == pytest.approx(metrics[-1]["test_error"])
+    config = json.loads((run_dir / "config.json").read_text())
+    assert (config["workers"], config["lr"], config["split"], config["devices"]) == (3, 1e-3, [1, 2], ["cpu"] * 3)
+    assert config["environment"]["torch"] == torch.__version__
+
+    fcn().load_state_dict(torch.load(run_dir / "model.pt", weights_only=True))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_ends_the_run_with_a_summary(number: signal.Signals, status: int, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = start("--workers", "3", "--epochs", "100", "--run-dir", str(run_dir))
+    wait_for_line(process, "stage 2")
+    process.send_signal(number)
+    output, errors = process.communicate()
+    assert process.returncode == status, errors
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert 0 < summary["steps"] < 24_000
+    assert [worker["steps"] for worker in summary["workers"]] == [summary["steps"]] * 3, "all end after the same batch"
+    assert "test error" in output
+    fcn().load_state_dict(torch.load(run_dir / "model.pt", weights_only=True))
+    assert not any(psutil.pid_exists(worker["pid"]) for worker in summary["workers"])

@@ -1,0 +1,118 @@
+import pytest
+import torch
+from torch import nn
+
+from async_dni import ConvSynthesizer, LinearSynthesizer, MLPSynthesizer
+from async_dni.synthesizer import make_synthesizer, one_hot
+
+ROWS, CLASSES = 6, 3
+CASES = [
+    ((5,), ()),
+    ((5,), (8, 7)),
+    ((2, 3), ()),
+    ((2, 3), (8,)),
+    ((2, 4, 4), ()),
+    ((2, 4, 4), (3,)),
+]
+labels = torch.tensor([0, 1, 2, 0, 1, 2])
+every_kind = pytest.mark.parametrize(("features", "hidden"), CASES)
+seeing_labels_or_not = pytest.mark.parametrize("classes", [0, CLASSES])
+
+
+def condition(classes, target=labels):
+    return one_hot(target, classes) if classes else None
+
+
+def trained(synthesizer):
+    """With weights other than zero."""
+    for parameter in synthesizer.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return synthesizer
+
+
+@every_kind
+@seeing_labels_or_not
+def test_the_first_prediction_is_zero_and_shaped_like_h(features, hidden, classes):
+    h = torch.randn(ROWS, *features)
+    out = make_synthesizer(features, hidden, classes)(h, condition(classes))
+    assert torch.equal(out, torch.zeros_like(h))
+
+
+@every_kind
+@seeing_labels_or_not
+def test_the_zero_start_can_be_learnt_away(features, hidden, classes):
+    synthesizer = make_synthesizer(features, hidden, classes)
+    h = torch.randn(ROWS, *features)
+    target = torch.randn_like(h)
+    optimizer = torch.optim.Adam(synthesizer.parameters(), 1e-2)
+    losses = []
+    for _ in range(30):
+        loss = (synthesizer(h, condition(classes)) - target).square().mean()
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
+    assert all((parameter != 0).any() for parameter in synthesizer.parameters())
+
+
+@every_kind
+def test_a_conditioned_prediction_depends_on_its_own_label_and_h(features, hidden):
+    synthesizer = trained(make_synthesizer(features, hidden, CLASSES)).eval()
+    h = torch.randn(ROWS, *features)
+    out = synthesizer(h, condition(CLASSES))
+    other_label, other_h = labels.clone(), h.clone()
+    other_label[2] = 0
+    other_h[2] += 1
+    for changed in (synthesizer(h, condition(CLASSES, other_label)), synthesizer(other_h, condition(CLASSES))):
+        rows = (changed - out).abs().flatten(1).amax(1) > 1e-4
+        assert rows.tolist() == [False, False, True, False, False, False]
+
+
+def test_linear_is_the_papers_equation():
+    synthesizer = trained(LinearSynthesizer((2, 3), CLASSES))
+    h, y = torch.randn(ROWS, 2, 3), condition(CLASSES)
+    weight, bias, conditions = synthesizer.linear.weight, synthesizer.linear.bias, synthesizer.condition.weight
+    expected = h.view(ROWS, 6) @ weight.T + y @ conditions.T + bias
+    torch.testing.assert_close(synthesizer(h, y), expected.view(ROWS, 2, 3))
+
+
+def test_mlp_sees_h_and_the_label_side_by_side():
+    synthesizer = trained(MLPSynthesizer((5,), (8,), CLASSES))
+    h, y = torch.randn(ROWS, 5), condition(CLASSES)
+    (linear, norm, relu), output = synthesizer.layers[0], synthesizer.layers[1]
+    expected = output(relu(norm(torch.cat((h, y), 1) @ linear.weight.T)))
+    torch.testing.assert_close(synthesizer(h, y), expected)
+
+
+def test_convolutional_sees_the_label_as_constant_planes():
+    synthesizer = trained(ConvSynthesizer((2, 4, 4), (), CLASSES))
+    h = torch.randn(ROWS, 2, 4, 4)
+    planes = torch.zeros(ROWS, CLASSES, 4, 4)
+    for row, label in enumerate(labels):
+        planes[row, label] = 1
+    expected = synthesizer.layers(torch.cat((h, planes), 1))
+    torch.testing.assert_close(synthesizer(h, condition(CLASSES)), expected)
+
+
+@pytest.mark.parametrize(
+    ("features", "hidden", "kind"),
+    [((5,), (), LinearSynthesizer), ((5,), (4,), MLPSynthesizer), ((2, 4, 4), (), ConvSynthesizer)],
+)
+def test_the_default_follows_the_shape_of_h(features, hidden, kind):
+    assert type(make_synthesizer(features, hidden, CLASSES)) is kind
+
+
+@every_kind
+@seeing_labels_or_not
+def test_a_prediction_leaves_h_as_it_was(features, hidden, classes):
+    h = torch.randn(ROWS, *features)
+    before = h.clone()
+    trained(make_synthesizer(features, hidden, classes))(h, condition(classes))
+    assert torch.equal(h, before)
+
+
+def test_one_hot_rows():
+    rows = one_hot(torch.tensor([2, 0]), 3)
+    assert rows.tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert rows.dtype == torch.float32

@@ -4,9 +4,10 @@ from .config import ConfigError, ExperimentConfig, TrainerConfig
 from .data import ImageDataset, load_dataset
 from .evaluate import Evaluation, evaluate
 from .models import fcn, tanh
+from .run import TrainResult
 from .supervisor import WorkerError
 from .synthesizer import ConvSynthesizer, LinearSynthesizer, MLPSynthesizer
-from .trainer import Trainer, TrainResult
+from .trainer import Trainer
 
 __version__ = "0.1.0"
 

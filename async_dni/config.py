@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-METHODS = ("cdni", "dni", "backprop")
+METHODS = ("cdni", "dni", "delayed", "backprop")
+TRUE_GRADIENT_METHODS = ("delayed", "backprop")  # each update waits for the gradient that comes back from the loss
 OVERFLOWS = ("block", "drop")
 MODELS = ("fcn", "tanh")
 DATASETS = ("mnist", "fashion-mnist", "cifar10")
@@ -85,6 +86,12 @@ def increasing(value: Any) -> str | None:
     return None if fits and len(value) else "allowed: increasing whole numbers of at least 1, separated by commas"
 
 
+def steps_or_epoch(value: Any) -> str | None:
+    """Check that a value is a whole number or `epoch`."""
+    fits = value == "epoch" or (type(value) is int and value >= 0)
+    return None if fits else "allowed: a whole number of at least 0, or epoch"
+
+
 class _Checked:
     """Checks every field of a dataclass when it is made; None is allowed where it is the default."""
 
@@ -111,8 +118,8 @@ class TrainerConfig(_Checked):
     )
     method: str = option(
         "cdni",
-        "how a stage comes by its gradient: synthetic, seeing the labels (cdni) or not (dni), or true, waiting for it "
-        "(backprop: locked)",
+        "how a stage comes by its gradient: synthetic, seeing the labels (cdni) or not (dni); true, when it comes back, "
+        "some batches late (delayed); true, waited for on each batch (backprop: locked)",
         one_of(METHODS),
         choices=METHODS,
     )
@@ -136,6 +143,13 @@ class TrainerConfig(_Checked):
         one_of(OVERFLOWS),
         choices=OVERFLOWS,
     )
+    lag: int | None = option(
+        None,
+        "learn from the gradient of batch b exactly before batch b+N is begun, so that the result depends on the seed "
+        "alone; default: when it comes",
+        whole(1),
+        metavar="N",
+    )
     threads_per_worker: int | None = option(
         None, "threads of each worker's arithmetic; default: the cores shared out, at least 1", whole(1), metavar="N"
     )
@@ -144,6 +158,11 @@ class TrainerConfig(_Checked):
         False, "run all stages in this process, in a defined order (for a debugger)", action="store_true"
     )
     run_dir: Path | None = option(None, "directory of the run's files", metavar="DIR")
+    resume: Path | None = option(None, "run directory, or checkpoint in one, to go on from", metavar="RUN_DIR")
+    checkpoint_every: int | str = option(
+        0, "batches between checkpoints, or `epoch`; 0: at the end only", steps_or_epoch, metavar="STEPS|epoch"
+    )
+    keep_checkpoints: int = option(3, "newest checkpoints to keep", whole(1), metavar="N")
     eval_every: int = option(1, "epochs between evaluations; 0: at the end only", whole(0), metavar="EPOCHS")
     start_timeout: float = option(
         120.0, "seconds that the workers may take to become ready", number(above=0), metavar="SECONDS"
@@ -151,11 +170,37 @@ class TrainerConfig(_Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("run_dir", "resume"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
         if self.split is not None and len(self.split) != self.workers - 1:
             cuts = f"{len(self.split)} cuts ({','.join(map(str, self.split))})"
             raise ConfigError("split", cuts, f"{self.workers} workers need {self.workers - 1}")
-        if self.method == "backprop" and self.overflow == "drop":
-            raise ConfigError("overflow", "drop", "backprop waits for the gradient of each batch, so it needs block")
+        if self.overflow == "drop":
+            for name, why in (
+                ("method", f"{self.method} waits for the gradient of each batch" * (self.waits)),
+                ("lag", "a fixed lag waits for the gradient of each batch" * (self.lag is not None)),
+                ("serial", "one process has no queues" * self.serial),
+            ):
+                if why:
+                    raise ConfigError("overflow", "drop", f"{why}; allowed with --{name} {getattr(self, name)}: block")
+        if self.method == "backprop" and self.lag not in (None, 1):
+            raise ConfigError("lag", self.lag, "backprop waits for the gradient of each batch; allowed: 1")
+        if self.method == "delayed" and self.lag is not None and self.lag > self.queue_capacity:
+            allowed = f"delayed has at most --queue-capacity batches in flight; allowed: 1 to {self.queue_capacity}"
+            raise ConfigError("lag", self.lag, allowed)
+        if self.resume is not None and self.run_dir is not None:
+            raise ConfigError("run_dir", self.run_dir, f"a resumed run goes on in its own directory, {self.resume}")
+
+    @property
+    def waits(self) -> bool:
+        """Whether each update waits for the gradient that comes back from the loss."""
+        return self.method in TRUE_GRADIENT_METHODS
+
+    @property
+    def effective_lag(self) -> int | None:
+        """The lag as set; backprop's is 1, and that of a serial run 1 where none is set."""
+        return 1 if self.method == "backprop" or (self.serial and self.lag is None) else self.lag
 
     @property
     def hidden(self) -> tuple[int, ...]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
+from .atomic_file import write_atomically
 from .config import DATASETS, ConfigError
 
 # The repository's own data directory; an installed package has none, and looks below the working directory.
@@ -107,17 +106,11 @@ def unpack_mnist(root: Path) -> None:
             raise ConfigError("data_dir", root, f"{archive} can't be read as a gzip archive ({error})") from None
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
             raise ConfigError("data_dir", root, f"{archive} is not MNIST's {name}: the MD5 sum should be {md5}")
-        _write_atomically(raw / name, content)
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise ConfigError("data_dir", path.parent, f"a directory that can be written is needed ({error})") from None
+        try:
+            raw.mkdir(parents=True, exist_ok=True)
+            write_atomically(raw / name, lambda file: file.write(content))  # noqa: B023
+        except OSError as error:
+            raise ConfigError("data_dir", raw, f"a directory that can be written is needed ({error})") from None
 
 
 def _torchvision_datasets() -> Any:
@@ -148,7 +141,7 @@ def _read(kind: Any, name: str, root: Path, train: bool) -> tuple[Tensor, Tensor
     folder = root / ("cifar-10-batches-py" if name == "cifar10" else f"{kind.__name__}/raw")
     try:
         data = kind(root, train=train, download=name != "mnist")
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             "data_dir", root, f"{name} can't be read or downloaded; its files go to {folder} ({reason})"

@@ -4,7 +4,7 @@
 wait for the true one. `learn` is told the gradient that came back from the next stage, for a batch that `now` answered.
 
     last stage             LossGradient       ∂L/∂h, from the loss itself
-    backprop               TrueGradient       None: the update waits
+    backprop, delayed      TrueGradient       None: the update waits (backprop: for each batch; delayed: some batches)
     dni, cdni              SyntheticGradient  M(h) or M(h, y), and M learns ‖M(h) − δ‖²
 
 (Jaderberg et al., *Decoupled Neural Interfaces using Synthetic Gradients*, arXiv 1608.05343, section 2.)
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .optimizer_state import load_optimizer_state, optimizer_state
 from .synthesizer import one_hot
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -28,11 +29,14 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Method(Protocol):
     """What a stage asks of its method."""
 
+    waits: bool  # whether `now` answers None
+    loss: Tensor | None  # of the newest batch that `now` or `learn` saw, a scalar; None where there is none
+
     def now(self, h: Tensor, target: Tensor) -> Tensor | None:
         """The gradient to update with at once, shaped like h, or None: wait for the true one."""
 
-    def learn(self, h: Tensor, target: Tensor, grad_output: Tensor) -> Tensor | None:
-        """Learn from the gradient that came back; returns the loss of what was learnt, a scalar."""
+    def learn(self, h: Tensor, target: Tensor, grad_output: Tensor) -> None:
+        """Learn from the gradient that came back."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -42,11 +46,13 @@ class Method(Protocol):
 
 
 class LossGradient:
-    """The last stage's: the gradient of the loss. Keeps the loss of the newest batch in `loss`, a scalar tensor."""
+    """The last stage's: the gradient of the loss."""
+
+    waits = False
 
     def __init__(self, loss_fn: Loss) -> None:
         self.loss_fn = loss_fn
-        self.loss = torch.tensor(0.0)
+        self.loss: Tensor | None = None
 
     def now(self, h: Tensor, target: Tensor) -> Tensor:
         leaf = h.detach().requires_grad_()
@@ -55,7 +61,7 @@ class LossGradient:
         (grad,) = torch.autograd.grad(loss, leaf)
         return grad
 
-    def learn(self, h: Tensor, target: Tensor, grad_output: Tensor) -> Tensor | None:
+    def learn(self, h: Tensor, target: Tensor, grad_output: Tensor) -> None:
         raise RuntimeError("no stage comes after the last")
 
     def state_dict(self) -> dict[str, Any]:
@@ -66,7 +72,10 @@ class LossGradient:
 
 
 class TrueGradient:
-    """Locked backpropagation: nothing is known until the true gradient comes, and there is nothing to learn from it."""
+    """The update waits for the true gradient, and there is nothing else to learn from it."""
+
+    waits = True
+    loss: Tensor | None = None
 
     def now(self, h: Tensor, target: Tensor) -> None:
         return None
@@ -88,14 +97,17 @@ class SyntheticGradient:
     targets are per-sample gradients; those of stages are of a batch mean, so they differ by the number of rows.
     """
 
+    waits = False
+
     def __init__(self, synthesizer: nn.Module, optimizer: Optimizer, classes: int = 0) -> None:
         self.synthesizer, self.optimizer, self.classes = synthesizer, optimizer, classes
+        self.loss: Tensor | None = None
 
     def now(self, h: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():
             return self._predict(h, target).div_(len(h))
 
-    def learn(self, h: Tensor, target: Tensor, grad_output: Tensor) -> Tensor:
+    def learn(self, h: Tensor, target: Tensor, grad_output: Tensor) -> None:
         """One step on the squared error, summed over features and averaged over the batch, of a fresh prediction.
 
         The prediction made by `now` would save a product of matrices, but regressing on what older weights said is a
@@ -108,17 +120,19 @@ class SyntheticGradient:
         prediction = self._predict(h, target)
         with torch.no_grad():
             error = torch.sub(prediction, grad_output, alpha=rows)
-            loss = error.square().sum() / rows
+            self.loss = error.square().sum() / rows
         prediction.backward(error.mul_(2 / rows))
         self.optimizer.step()
-        return loss
 
     def _predict(self, h: Tensor, target: Tensor) -> Tensor:
         return self.synthesizer(h, one_hot(target, self.classes) if self.classes else None)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"synthesizer": self.synthesizer.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {
+            "synthesizer": self.synthesizer.state_dict(),
+            "optimizer": optimizer_state(self.optimizer, self.synthesizer),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.synthesizer.load_state_dict(state["synthesizer"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self.optimizer, self.synthesizer, state["optimizer"])

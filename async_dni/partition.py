@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cache
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .config import ConfigError
 
@@ -52,3 +53,25 @@ def balance(costs: Sequence[float], cut_costs: Sequence[float], num_stages: int)
         return min(options)
 
     return list(best(0, num_stages)[1])
+
+
+def block_outputs(model: nn.Sequential, x: Tensor) -> list[Tensor]:
+    """An example of every block's output, `[batch, *features]`; running statistics are left as they were.
+
+    Raises `ConfigError`, naming the block, where a block does not take what comes before it.
+    """
+    model.eval()
+    outputs = []
+    with torch.no_grad():
+        for name, block in model.named_children():
+            try:
+                x = block(x)
+            except (RuntimeError, TypeError, ValueError, IndexError) as error:
+                reason = " ".join(str(error).split())
+                took = f"it does not take what comes before it, {list(x.shape)} {x.dtype} ({reason})"
+                raise ConfigError("model", f"block {name!r}", took) from None
+            if not isinstance(x, Tensor):
+                raise ConfigError("model", f"block {name!r}", f"its output must be one tensor, not {type(x).__name__}")
+            outputs.append(x)
+    model.train()
+    return outputs

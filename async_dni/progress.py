@@ -33,6 +33,9 @@ class Progress:
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """The network was evaluated."""
 
+    def on_note(self, text: str) -> None:
+        """Something that a person should know."""
+
 
 class PlainProgress(Progress):
     """A line for each evaluation, and for all workers every few seconds."""
@@ -63,6 +66,9 @@ class PlainProgress(Progress):
     def on_evaluation(self, evaluation: Evaluation) -> None:
         self._print(describe_evaluation(evaluation, self.steps))
 
+    def on_note(self, text: str) -> None:
+        self._print(text)
+
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -89,6 +95,9 @@ class LiveProgress(Progress):
     def on_evaluation(self, evaluation: Evaluation) -> None:
         line = describe_evaluation(evaluation, self.steps)
         self.console.print(line, markup=False, highlight=False)
+
+    def on_note(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False)
 
     def _draw(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="bold")

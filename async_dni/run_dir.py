@@ -4,6 +4,7 @@ config.json            every setting as used, versions, git commit, host
 metrics.jsonl          one object an evaluation
 summary.json           what the run came to
 model.pt               the trained network's state dict
+checkpoints/*.pt       consistent snapshots (async_dni.checkpoint)
 workers/<k>.log        what a person reads; also what the worker's layers print
 workers/<k>.jsonl      what a program reads: a record at least every second
 """
@@ -14,13 +15,12 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
+from .atomic_file import write_atomically
 from .config import ConfigError
 
 
@@ -34,6 +34,7 @@ class RunDir:
     metrics = property(lambda self: self.path / "metrics.jsonl")
     summary = property(lambda self: self.path / "summary.json")
     model = property(lambda self: self.path / "model.pt")
+    checkpoints = property(lambda self: self.path / "checkpoints")
 
     def log(self, worker: int) -> Path:
         """The log of a worker, for a person."""
@@ -58,11 +59,12 @@ class RunDir:
                 "run_dir", self.path, f"{existing} can't be written; allowed: a directory that can be made"
             )
 
-    def create(self) -> None:
-        """Make the directory."""
-        self.check()
+    def create(self, *, resuming: bool = False) -> None:
+        """Make the directory; one that is gone on with is there."""
+        if not resuming:
+            self.check()
         try:
-            (self.path / "workers").mkdir(parents=True)
+            (self.path / "workers").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError("run_dir", self.path, f"it can't be made ({error.strerror})") from None
 
@@ -94,26 +96,6 @@ def append_json_line(path: Path, content: dict[str, Any]) -> None:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """All objects of a JSON-lines file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write beside `path`, flush to the disk, then rename: a reader sees the old file or the new one, whole."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    path.chmod(0o666 & ~_umask())
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def environment() -> dict[str, Any]:

@@ -1,18 +1,22 @@
 """The stages in one process, in a defined order: the reference for the workers, and the debugger's friend.
 
-Before batch n is begun, the gradients of batch n - lag are learnt from, the last stage's first; then batch n goes down.
-With three stages and lag 1:
+Before batch n is begun, the gradients of batch n - lag are learnt from, in the last stage first (its update may have
+one to send, that the stage before it is to learn from, too); then batch n goes down. With three stages and lag 1,
+in the order of time:
 
-    stage 0   forward n, update n                                                         learn n    forward n+1 …
-    stage 1                        forward n, update n                           learn n
-    stage 2                                             forward n, update n
-                       h_0 ↓          δ_0 ↑      h_1 ↓          δ_1 ↑
+    stage 0   forward n, update n ┐                                                             ┌ learn n    forward n+1 …
+    stage 1                       └► forward n, update n ┐ (δ_0 to stage 0)           ┌ learn n ┘
+    stage 2                                              └► forward n, update n ──────┘ (δ_1 to stage 1)
+
+This is the paper's scheme, and the five updates of a batch in the experiment that this project grew out of. With
+backprop, `update` waits, and `learn` is the update. With lag 2, `learn n` comes before forward n+2, and so on.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,53 +30,72 @@ from .telemetry import Telemetry
 class Serial:
     """Drives all stages of a network, on the CPU, over a stream of batches."""
 
-    def __init__(self, stages: Sequence[Stage], lag: int = 1) -> None:
+    def __init__(self, stages: Sequence[Stage], lag: int = 1, seed: int = 0) -> None:
         self.stages, self.lag = stages, lag
         self.telemetry = [Telemetry() for _ in stages]
-        # gradients under way to each stage, by batch index
-        self.arrived: list[dict[int, Tensor]] = [{} for _ in stages]
+        self.arrived: list[dict[int, Tensor]] = [
+            {} for _ in stages
+        ]  # gradients under way to each stage, by batch index
+        self._rng = [stage_rng(seed, k) for k in range(len(stages))]
 
-    def run(self, stream: BatchStream, on_step: Callable[[int], bool]) -> None:
-        """Train on the stream; `on_step(n)` is called before batch n is begun, and ends the run where it says False."""
+    def restore(self, states: Sequence[dict[str, Any]]) -> None:
+        """Take up the gradients under way and the random states of a checkpoint; the stages have taken up theirs."""
+        self.arrived = [dict(state["gradients"]) for state in states]
+        self._rng = [
+            rng if state["rng"] is None else state["rng"] for rng, state in zip(self._rng, states, strict=True)
+        ]
+
+    def run(self, stream: BatchStream, start: int, before_batch: Callable[[int], bool]) -> int:
+        """Train from batch `start` to the end of the stream; returns the number of batches trained on.
+
+        `before_batch(n)` is called before batch n is begun, and ends the run where it says False.
+        """
         for telemetry in self.telemetry:
             telemetry.begin()
-        for step in range(stream.steps):
+        for step in range(start, stream.steps):
             self.learn_due(step)
-            if not on_step(step):
-                return
+            if not before_batch(step):
+                return step
             self.train(stream[step])
         self.learn_due(stream.steps)
+        return stream.steps
 
     def learn_due(self, step: int) -> None:
-        """Learn from the gradients of batch `step - lag`, in the last stage first: it may have one to send."""
-        due = step - self.lag
+        """Before batch `step` is begun: learn from the gradients that are due."""
+        self._learn(step - self.lag)
+
+    def _learn(self, index: int) -> None:
         for k in reversed(range(len(self.stages) - 1)):
-            if due not in self.arrived[k]:
+            if index not in self.arrived[k]:
                 continue
             stage, telemetry = self.stages[k], self.telemetry[k]
             telemetry.enter("learn")
-            waited = stage.holds_input(due)
+            waited = stage.holds_input(index)
             newest = next(reversed(stage.pending))
-            grad_input = stage.learn(due, self.arrived[k].pop(due))
+            with self._random_state_of(k):
+                grad_input = stage.learn(index, self.arrived[k].pop(index))
             if waited:
                 telemetry.updated()
-                self._send_gradient(k, due, grad_input)
-            loss = None if waited or stage.synthesizer_loss is None else float(stage.synthesizer_loss)
-            telemetry.learnt(newest - due, loss)
+                self._send_gradient(k, index, grad_input)
+            loss = None if waited else stage.method.loss
+            telemetry.learnt(newest + 1 - index, None if loss is None else float(loss))
+            telemetry.enter("wait_activation")
 
     def train(self, batch: Batch) -> None:
         """One batch through all stages."""
         x = batch.x
         for k, stage in enumerate(self.stages):
             telemetry = self.telemetry[k]
-            telemetry.enter("forward")
-            h = stage.forward(Batch(batch.index, x, batch.target))
-            telemetry.enter("update")
-            grad_input = stage.update(batch.index)
+            with self._random_state_of(k):
+                telemetry.enter("forward")
+                h = stage.forward(Batch(batch.index, x, batch.target))
+                telemetry.enter("update")
+                grad_input = stage.update(batch.index)
             if not stage.holds_input(batch.index):
                 telemetry.updated()
                 self._send_gradient(k, batch.index, grad_input)
-            telemetry.step(len(x), None if stage.loss is None else float(stage.loss))
+            loss = stage.method.loss if stage.is_last else None
+            telemetry.step(len(x), None if loss is None else float(loss))
             telemetry.enter("wait_activation")
             x = h
 
@@ -80,12 +103,28 @@ class Serial:
         if grad_input is not None and k > 0:
             self.arrived[k - 1][index] = grad_input
 
+    def states(self) -> list[dict[str, Any]]:
+        """Every stage's state, as of `worker.OpenCut`: all that it needs to go on. Updates that wait are made first."""
+        if self.stages[0].method.waits:
+            for index in list(self.stages[0].pending):
+                self._learn(index)
+        return [
+            {**stage.state_dict(), "rng": rng, "gradients": dict(arrived)}
+            for stage, rng, arrived in zip(self.stages, self._rng, self.arrived, strict=True)
+        ]
+
     def totals(self) -> list[dict[str, Any]]:
         """Every stage's totals, as a worker's."""
         return [{**telemetry.totals(), "pid": os.getpid()} for telemetry in self.telemetry]
 
-    def states(self) -> list[dict[str, Tensor]]:
-        """Every stage's layers, copied."""
-        return [
-            {name: torch.clone(value) for name, value in stage.module.state_dict().items()} for stage in self.stages
-        ]
+    @contextmanager
+    def _random_state_of(self, k: int) -> Iterator[None]:
+        """Random numbers are a stage's own, as they are in a process of its own."""
+        torch.set_rng_state(self._rng[k])
+        yield
+        self._rng[k] = torch.get_rng_state()
+
+
+def stage_rng(seed: int, index: int) -> Tensor:
+    """The random state that a stage starts with, for `torch.set_rng_state`."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + index).get_state()

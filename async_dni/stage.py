@@ -15,15 +15,18 @@ For a batch b, in stage k with layers f, input x = h_{k-1} and output h = h_k:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import Adam, Optimizer
 
 from .data import Batch
 from .method import Loss, LossGradient, Method, SyntheticGradient, TrueGradient
+from .optimizer_state import load_optimizer_state, optimizer_state
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -32,10 +35,9 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 class Pending:
     """A batch whose gradient has not come back yet."""
 
-    x: Tensor
+    x: Tensor | None  # None when the stage has updated on the batch: the slot it came in is another's by then
     h: Tensor  # with its graph, until the stage has updated on it
     target: Tensor
-    updated: bool = False
 
 
 class Stage:
@@ -51,13 +53,16 @@ class Stage:
         self.is_first, self.is_last = is_first, is_last
         self.pending: dict[int, Pending] = {}  # by batch index, oldest first
         self.weight_version = 0  # updates made so far
-        self.loss: Tensor | None = None  # of the newest batch; the last stage's only
-        self.synthesizer_loss: Tensor | None = None  # of the newest gradient learnt from
+        # autograd refuses layers that change their input in place where that is a leaf; they get a copy
+        self._copies_input = any(getattr(layer, "inplace", False) for layer in module.modules())
 
     def forward(self, batch: Batch) -> Tensor:
         """The stage's output h for a batch, `[batch, *features]`, detached."""
         x = batch.x if self.is_first else batch.x.detach().requires_grad_()
-        h = self.module(x)
+        with present_weights() if self.method.waits else nullcontext():
+            h = self.module(x.clone() if self._copies_input else x)
+        if h.untyped_storage().data_ptr() == batch.x.untyped_storage().data_ptr():
+            h = h.clone()  # h is kept for longer than x
         self.pending[batch.index] = Pending(x, h, batch.target)
         return h.detach()
 
@@ -65,56 +70,76 @@ class Stage:
         """Update on a batch with the gradient that can be had now; returns ∂/∂x, or None where there is none yet."""
         pending = self.pending[index]
         grad_output = self.method.now(pending.h.detach(), pending.target)
+        if grad_output is None:
+            return None
+        grad_input = self._backward(pending, grad_output)
         if self.is_last:
-            self.loss = self.method.loss  # type: ignore[attr-defined]
             del self.pending[index]  # nothing comes back from behind the last stage
-        return None if grad_output is None else self._backward(pending, grad_output)
+        return grad_input
 
     def learn(self, index: int, grad_output: Tensor) -> Tensor | None:
         """Take the gradient that came back for a batch, shaped like its h; returns ∂/∂x where the update had waited."""
         pending = self.pending.pop(index)
-        if not pending.updated:
+        if pending.x is not None:
             return self._backward(pending, grad_output)
-        self.synthesizer_loss = self.method.learn(pending.h, pending.target, grad_output)
+        self.method.learn(pending.h, pending.target, grad_output)
         return None
 
     def holds_input(self, index: int) -> bool:
         """Whether a batch's x is still needed: its update waits for the true gradient."""
-        return index in self.pending and not self.pending[index].updated
+        return index in self.pending and self.pending[index].x is not None
 
     def forget(self, index: int) -> None:
         """No gradient will come back for this batch: its activation was not sent."""
         del self.pending[index]
 
     def _backward(self, pending: Pending, grad_output: Tensor) -> Tensor | None:
+        x, h = pending.x, pending.h
+        pending.x, pending.h = None, h.detach()
         if self.optimizer is not None:
             self.optimizer.zero_grad(set_to_none=True)
-        if pending.h.requires_grad:
-            torch.autograd.backward(pending.h, grad_output)
+        if h.requires_grad:
+            torch.autograd.backward(h, grad_output)
         if self.optimizer is not None:
             self.optimizer.step()
         self.weight_version += 1
-        pending.h, pending.updated = pending.h.detach(), True
-        if self.is_first:
+        if self.is_first or x is None:
             return None
-        return torch.zeros_like(pending.x) if pending.x.grad is None else pending.x.grad
+        return torch.zeros_like(x) if x.grad is None else x.grad
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the stage would need to go on from here, but for the batches under way."""
+        """Everything the stage needs to go on from here; tensors and plain values only.
+
+        Raises `RuntimeError` while an update waits for its gradient: a graph can't be kept.
+        """
+        if any(self.holds_input(index) for index in self.pending):
+            raise RuntimeError("a batch waits for its gradient")
         return {
-            "module": self.module.state_dict(),
-            "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
+            "model": self.module.state_dict(),
+            "optimizer": None if self.optimizer is None else optimizer_state(self.optimizer, self.module),
             "method": self.method.state_dict(),
             "weight_version": self.weight_version,
+            "pending": [{"index": index, "h": p.h, "target": p.target} for index, p in self.pending.items()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
-        self.module.load_state_dict(state["module"])
+        self.module.load_state_dict(state["model"])
         if self.optimizer is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
-        self.method.load_state_dict(state["method"])
+            load_optimizer_state(self.optimizer, self.module, state["optimizer"])
+        if state["method"] is not None:
+            self.method.load_state_dict(state["method"])
         self.weight_version = state["weight_version"]
+        self.pending = {p["index"]: Pending(None, p["h"], p["target"]) for p in state["pending"]}
+
+
+def present_weights() -> saved_tensors_hooks:
+    """Lets a backward pass run after the weights were changed, with the weights as they are then.
+
+    Autograd keeps references to the weights, not copies, and refuses them when they were changed in place since. A graph
+    made under this context takes them as they are: nothing is copied and nothing computed twice.
+    """
+    return saved_tensors_hooks(lambda tensor: tensor.detach(), lambda tensor: tensor)
 
 
 @dataclass(frozen=True)
@@ -124,12 +149,12 @@ class StageSpec:
     index: int
     num_stages: int
     module: nn.Sequential
-    method: str
     optimizer: OptimizerFactory
     loss_fn: Loss
-    synthesizer: nn.Module | None  # None in the last stage, and for backprop
+    synthesizer: nn.Module | None  # None in the last stage, and for methods that wait for the true gradient
     synthesizer_lr: float | None  # None: that of the stage's optimizer
     classes: int  # of the labels that the synthesizer sees, 0 where it sees none
+    state: dict[str, Any] | None = None  # of a checkpoint, to go on from
 
     @property
     def layers(self) -> list[str]:
@@ -142,7 +167,10 @@ class StageSpec:
         parameters = list(module.parameters())
         optimizer = self.optimizer(parameters) if parameters else None
         is_first, is_last = self.index == 0, self.index == self.num_stages - 1
-        return Stage(module, optimizer, self._build_method(device, optimizer), is_first=is_first, is_last=is_last)
+        stage = Stage(module, optimizer, self._build_method(device, optimizer), is_first=is_first, is_last=is_last)
+        if self.state is not None:
+            stage.load_state_dict(to_device(self.state, device))
+        return stage
 
     def _build_method(self, device: torch.device, optimizer: Optimizer | None) -> Method:
         if self.index == self.num_stages - 1:
@@ -155,3 +183,12 @@ class StageSpec:
         if lr is None:
             lr = optimizer.param_groups[0]["lr"] if optimizer is not None else 1e-3
         return SyntheticGradient(synthesizer, Adam(synthesizer.parameters(), lr=lr, fused=True), self.classes)
+
+
+def to_device(tree: Any, device: torch.device) -> Any:
+    """A nest of dicts and lists with its tensors on `device`."""
+    if isinstance(tree, Tensor):
+        return tree.to(device)
+    if isinstance(tree, dict):
+        return {key: to_device(value, device) for key, value in tree.items()}
+    return [to_device(value, device) for value in tree] if isinstance(tree, list) else tree

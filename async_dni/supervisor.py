@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,8 @@ from dataclasses import dataclass, field
 from multiprocessing import connection
 from typing import Any
 
-from .worker import START, STOP, Cut, Failed, Finished, Ready, Recorded, WorkerSpec, worker_main
+from .interruption import Interruption
+from .worker import START, STOP, Cut, Failed, Finished, Ready, Recorded, WorkerSpec, from_bytes, worker_main
 
 GRACE = 2.0  # seconds that a worker has to end after SIGTERM, before SIGKILL
 
@@ -45,7 +45,8 @@ class Listener:
 
     on_start: Callable[[], None]
     on_record: Callable[[int, dict[str, Any]], None]  # worker, record
-    on_cut: Callable[[int, list[bytes], bool], None]  # step, the stages' states, whether it is the final one
+    # step, the stages' states, whether they are full, whether it is the final one
+    on_cut: Callable[[int, list[dict[str, Any]], bool, bool], None]
 
 
 @dataclass
@@ -57,14 +58,17 @@ class Supervisor:
     receivers: Sequence[connection.Connection]
     listener: Listener
     start_timeout: float
-    interrupted_by: int | None = None  # the signal that stopped the run early
+    interruption: Interruption = field(init=False)
     _workers: list[_State] = field(default_factory=list)
-    _cuts: dict[tuple[int, bool], dict[int, bytes]] = field(default_factory=dict)
+    _cuts: dict[tuple[int, bool, bool], dict[int, bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.interruption = Interruption(self.stop)
 
     def run(self) -> list[dict[str, Any]]:
         """Start, watch, and return every worker's totals. Raises `WorkerError` where a worker fails."""
         try:
-            with self._signals():
+            with self.interruption.handled():
                 self._start()
                 self._watch(lambda worker: worker.pid is not None, self.start_timeout)
                 self.listener.on_start()
@@ -126,36 +130,17 @@ class Supervisor:
                 worker.pid = pid
             case Recorded(record):
                 self.listener.on_record(index, record)
-            case Cut(step, state, is_final):
-                states = self._cuts.setdefault((step, is_final), {})
+            case Cut(step, is_full, is_final, state):
+                states = self._cuts.setdefault((step, is_full, is_final), {})
                 states[index] = state
                 if len(states) == len(self.specs):
-                    del self._cuts[step, is_final]
-                    self.listener.on_cut(step, [states[i] for i in range(len(states))], is_final)
+                    del self._cuts[step, is_full, is_final]
+                    ordered = [from_bytes(states[k]) for k in range(len(states))]
+                    self.listener.on_cut(step, ordered, is_full, is_final)
             case Finished(totals):
                 worker.totals = totals
             case Failed(error, details):
                 raise WorkerError(index, f"stage {index} raised {error}", details)
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """While the workers run, the first SIGINT or SIGTERM asks for an early end; a second ends the run at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def handle(number: int, _frame: object) -> None:
-            if self.interrupted_by is not None:
-                raise KeyboardInterrupt
-            self.interrupted_by = number
-            self.stop()
-
-        previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def _end(self) -> None:
         """End every worker: a moment's grace, SIGTERM, SIGKILL; then close what was opened."""

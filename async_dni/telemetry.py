@@ -10,15 +10,18 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from typing import IO, Any
 
 import psutil
 
+from .run_dir import RunDir
+
 WAITS = ("wait_activation", "wait_gradient", "wait_room")
-PHASES = (*WAITS, "forward", "update", "learn", "send")
+PHASES = (*WAITS, "load", "forward", "update", "learn", "send", "snapshot")
 INTERVAL = 0.5  # seconds between records
 
 
@@ -88,7 +91,7 @@ class Telemetry:
             self.ended = time.monotonic()
 
     def learnt(self, lag: int, synthesizer_loss: float | None) -> None:
-        """A gradient was learnt from, `lag` batches after its own."""
+        """A gradient was learnt from, before batch `its own + lag` was begun."""
         with self._lock:
             self._lag_sum += lag
             self._lag_count += 1
@@ -181,4 +184,39 @@ class Recorder:
         if self._file is not None:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
-        self._send(record)
+        try:
+            self._send(record)
+        except OSError:
+            os._exit(1)  # the parent died while it was told
+
+
+@contextmanager
+def record_all(
+    telemetry: Sequence[Telemetry], run_dir: RunDir | None, on_record: Callable[[int, dict[str, Any]], None]
+) -> Iterator[None]:
+    """Record the stages of a serial run as if each were a worker."""
+    with ExitStack() as stack:
+        for k, one in enumerate(telemetry):
+            file = None if run_dir is None else stack.enter_context(run_dir.records(k).open("a"))
+            log = None if run_dir is None else stack.enter_context(run_dir.log(k).open("a"))
+
+            def send(record: dict[str, Any], k: int = k, log: IO[str] | None = log) -> None:
+                if log is not None:
+                    log.write(describe(record) + "\n")
+                on_record(k, record)
+
+            recorder = Recorder(one, dict, None, file, send)
+            recorder.start()
+            stack.callback(recorder.stop)
+        yield
+
+
+def describe(record: dict[str, Any]) -> str:
+    """A record as a line for a person."""
+    spent = sum(record["seconds"].values()) or 1.0
+    shares = " ".join(f"{phase} {seconds / spent:.0%}" for phase, seconds in record["seconds"].items() if seconds)
+    parts = [f"step {record['step']}", f"{record['samples_per_second']:.0f} samples/s"]
+    parts += [f"{name} {record[name]:.4g}" for name in ("loss", "synthesizer_loss") if record[name] is not None]
+    parts += ["lag {min}/{mean:.1f}/{max}".format(**record["lag"])] if record["lag"] else []
+    parts += [f"queued {record['queues']}", f"dropped {record['dropped']}", shares]
+    return " | ".join(parts)

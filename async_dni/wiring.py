@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import io
 import pickle
+import signal
 from collections.abc import Sequence
-from multiprocessing import get_context
+from dataclasses import dataclass
+from multiprocessing import forkserver, get_context
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
+from typing import Any
 
 from torch import Tensor
 
@@ -18,10 +19,10 @@ from .device import assign_cores, available_cores
 from .run_dir import RunDir
 from .stage import StageSpec
 from .tensor_queue import Doorbell, TensorQueue, TensorSpec
-from .worker import WorkerSpec
+from .worker import WorkerSpec, is_multiple
 
 
-def worker_context() -> BaseContext:
+def worker_context() -> Any:
     """Workers are forked from a server process that has loaded torch and nothing else; never from this one.
 
     Where there is no such server (Windows), each is started afresh.
@@ -31,65 +32,82 @@ def worker_context() -> BaseContext:
     except ValueError:
         return get_context("spawn")
     context.set_forkserver_preload(["async_dni.worker"])
+    # A terminal's Ctrl-C goes to every process, and this one tells the workers what it means. Blocked signals are
+    # inherited, so that a worker is deaf to it from its first moment.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     return context
 
 
-def wire(
-    context: BaseContext,
-    config: TrainerConfig,
-    stages: Sequence[StageSpec],
-    activations: Sequence[Tensor],
-    target: Tensor,
-    stream: BatchStream,
-    cut_every: int,
-    devices: Sequence[str],
-    run_dir: RunDir | None,
-) -> tuple[list[WorkerSpec], list[Connection]]:
-    """What each worker is made from, and the receiving ends of their event pipes.
+@dataclass(frozen=True)
+class Wiring:
+    """What the workers of a run have in common; `connect` makes each worker's part."""
 
-    `activations[k]` is an output of stage k, `[batch, *features]`, and `target` are targets, to allocate queues by.
-    """
-    pickled = [pickle_stage(stage) for stage in stages]
-    bells = [Doorbell() for _ in stages]
-    rows, capacity = config.batch_size, config.queue_capacity
-    down: list[TensorQueue | None] = [None]  # down[k] leads to stage k, up[k] from it
-    up: list[TensorQueue | None] = [None]
-    for k in range(1, len(stages)):
-        spec = TensorSpec.like(activations[k - 1], rows)
-        down.append(TensorQueue(context, capacity, [spec, TensorSpec.like(target, rows)], bells[k - 1], bells[k]))
-        up.append(TensorQueue(context, capacity, [spec], bells[k], bells[k - 1]))
-    down, up = [*down, None], [*up, None]
-    flags = context.RawArray(ctypes.c_byte, 2)
-    threads = threads_per_worker(config)
-    cores = assign_cores(len(stages), threads, available_cores()) if config.pin_cores else [None] * len(stages)
-    specs, receivers = [], []
-    for k in range(len(stages)):
-        receiver, sender = context.Pipe(duplex=False)
-        receivers.append(receiver)
-        specs.append(
+    config: TrainerConfig
+    stream: BatchStream
+    start: int  # batches that were trained on before
+    eval_every: int  # steps between cuts of the layers, 0: at the end only
+    checkpoint_every: int  # steps between full cuts, 0: at the end only
+    devices: Sequence[str]
+    run_dir: RunDir | None
+
+    def is_cut(self, step: int) -> bool | None:
+        """None: no cut is due after `step` batches; else whether it is a full one."""
+        is_full = is_multiple(step, self.checkpoint_every)
+        return is_full if is_full or is_multiple(step, self.eval_every) else None
+
+    def connect(
+        self, context: Any, stages: Sequence[bytes], activations: Sequence[Tensor], target: Tensor
+    ) -> tuple[list[WorkerSpec], list[Connection]]:
+        """What each worker is made from, and the receiving ends of their event pipes.
+
+        `stages` are pickled; `activations[k]` is an output of stage k, `[batch, *features]`, and `target` are targets,
+        to allocate queues by.
+        """
+        config, num_stages = self.config, len(stages)
+        bells = [Doorbell() for _ in stages]
+        rows, capacity = config.batch_size, config.queue_capacity
+        down: list[TensorQueue | None] = [None] * (num_stages + 1)  # down[k] leads to stage k, up[k] from it
+        up: list[TensorQueue | None] = [None] * (num_stages + 1)
+        for k in range(1, num_stages):
+            spec = TensorSpec.like(activations[k - 1], rows)
+            both = [spec, TensorSpec.like(target, rows)]
+            down[k] = TensorQueue(context, capacity, both, producer=bells[k - 1], consumer=bells[k])
+            up[k] = TensorQueue(context, capacity, [spec], producer=bells[k], consumer=bells[k - 1])
+        flags = context.RawArray(ctypes.c_byte, 2)
+        threads = threads_per_worker(config)
+        cores = assign_cores(num_stages, threads, available_cores()) if config.pin_cores else [None] * num_stages
+        pipes = [context.Pipe(duplex=False) for _ in stages]
+        specs = [
             WorkerSpec(
                 index=k,
-                stage=pickled[k],
-                device=devices[k],
+                stage=stages[k],
+                device=self.devices[k],
                 threads=threads,
                 cores=cores[k],
                 seed=config.seed,
-                steps=stream.steps,
-                cut_every=cut_every,
-                lag=1 if config.method == "backprop" else None,
+                steps=self.stream.steps,
+                start=self.start,
+                eval_every=self.eval_every,
+                checkpoint_every=self.checkpoint_every,
+                lag=config.effective_lag,
                 drops=config.overflow == "drop",
-                stream=stream if k == 0 else None,
+                stream=self.stream if k == 0 else None,
                 activation_in=down[k],
                 activation_out=down[k + 1],
                 gradient_in=up[k + 1],
                 gradient_out=up[k],
                 doorbell=bells[k],
                 flags=flags,
-                events=sender,
-                run_dir=run_dir,
+                events=pipes[k][1],
+                run_dir=self.run_dir,
             )
-        )
-    return specs, receivers
+            for k in range(num_stages)
+        ]
+        return specs, [receiver for receiver, _ in pipes]
 
 
 def threads_per_worker(config: TrainerConfig) -> int:
@@ -99,20 +117,15 @@ def threads_per_worker(config: TrainerConfig) -> int:
 
 def pickle_stage(stage: StageSpec) -> bytes:
     """The stage as bytes. Raises `ConfigError`, naming the block, where something in it can't be pickled."""
+    errors = (pickle.PicklingError, AttributeError, TypeError)
     try:
-        return _pickle(stage)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        return pickle.dumps(stage)
+    except errors as error:
         for name, block in stage.module.named_children():
             try:
-                _pickle(block)
-            except (pickle.PicklingError, AttributeError, TypeError) as reason:
+                pickle.dumps(block)
+            except errors as reason:
                 allowed = f"a worker is another process, so every block must be picklable ({reason})"
                 raise ConfigError("model", f"block {name!r}", allowed) from None
         allowed = f"the optimizer factory, loss and synthesizer must be picklable: no lambda, no local class ({error})"
-        raise ConfigError("optimizer", "an object of another kind", allowed) from None
-
-
-def _pickle(value: object) -> bytes:
-    buffer = io.BytesIO()
-    pickle.Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
-    return buffer.getvalue()
+        raise ConfigError("optimizer", "what can't be sent to another process", allowed) from None

@@ -14,6 +14,7 @@ always takes; and so on down.
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import os
@@ -33,9 +34,10 @@ from torch import Tensor
 
 from .data import Batch, BatchStream
 from .run_dir import RunDir
-from .stage import Stage, StageSpec
-from .telemetry import INTERVAL, Recorder, Telemetry
-from .tensor_queue import Doorbell, Message, TensorQueue
+from .serial import stage_rng
+from .stage import Stage, StageSpec, to_device
+from .telemetry import INTERVAL, Recorder, Telemetry, describe
+from .tensor_queue import Doorbell, TensorQueue
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +58,15 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Cut:
-    """The stage's state after `step` batches: `torch.save`'s bytes of a dict."""
+    """The stage's state after `step` batches: `torch.save`'s bytes of a dict.
+
+    A full one is all that the stage needs to go on; another holds the layers only, under "model".
+    """
 
     step: int
-    state: bytes
+    is_full: bool
     is_final: bool
+    state: bytes
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,9 @@ class WorkerSpec:
     cores: tuple[int, ...] | None
     seed: int
     steps: int
-    cut_every: int  # steps between cuts, 0: at the end only
+    start: int  # batches of the stream that were trained on before
+    eval_every: int  # steps between cuts of the layers, 0: at the end only
+    checkpoint_every: int  # steps between full cuts, 0: at the end only
     lag: int | None  # None: gradients are learnt from when they come
     drops: bool  # when the activation queue is full
     stream: BatchStream | None  # stage 0's
@@ -106,56 +114,85 @@ class WorkerSpec:
 START, STOP = 0, 1  # positions in WorkerSpec.flags
 
 
+class OpenCut:
+    """A full cut that waits for gradients: those of batches before the cut that were under way when it was made."""
+
+    def __init__(self, step: int, is_final: bool, state: dict[str, Any], arrived: dict[int, Tensor]) -> None:
+        self.step, self.is_final = step, is_final
+        # copied: the stage goes on changing its weights while the cut waits
+        self.state = copy.deepcopy({**state, "rng": torch.get_rng_state()})
+        self.state["gradients"] = dict(arrived)
+        self.missing = {pending["index"] for pending in state["pending"]} - set(arrived)
+
+    def add(self, index: int, gradient: Tensor) -> None:
+        """A gradient came."""
+        if index in self.missing:
+            self.missing.discard(index)
+            self.state["gradients"][index] = gradient.clone()
+
+
 class Worker:
     """Drives a stage from its queues until the stream of batches ends."""
 
-    def __init__(self, spec: WorkerSpec, stage: Stage, telemetry: Telemetry) -> None:
-        self.spec, self.stage, self.telemetry = spec, stage, telemetry
+    def __init__(
+        self, spec: WorkerSpec, stage: Stage, telemetry: Telemetry, send_event: Callable[[object], None]
+    ) -> None:
+        self.spec, self.stage, self.telemetry, self.send_event = spec, stage, telemetry, send_event
         self.device = torch.device(spec.device)
         self.arrived: dict[int, Tensor] = {}  # gradients that are not due yet, by batch index
+        self.open_cuts: list[OpenCut] = []
+        self.last_cut = spec.start
+        self.end: int | None = None  # the number of batches in the stream, once it is known
 
-    def run(self, send_event: Callable[[object], None]) -> None:
-        """Train on every batch of the stream; cuts and the final state go to `send_event`."""
-        step = 0
+    def run(self) -> None:
+        """Train on every batch of the stream."""
+        step = self.spec.start
+        if self.spec.lag is None:
+            self._learn_restored()
         while True:
             self._learn_due(step)
-            if self._is_cut(step):
-                send_event(Cut(step, save_state(self.stage), is_final=False))
+            self._cut_until(step)
             batch = self._take(step)
             if batch is None:
                 break
+            self._cut_until(batch.index)  # batches that were dropped upstream leave gaps
             self._train(batch)
             step = batch.index + 1
-        self._end_stream(step)
-        send_event(Cut(step, save_state(self.stage), is_final=True))
+        assert self.end is not None
+        self._cut_until(self.end - 1)
+        self._end_stream(self.end)
 
     def queue_depths(self) -> dict[str, int]:
         """Messages in each of the queues that the worker takes from."""
         queues = {"activation": self.spec.activation_in, "gradient": self.spec.gradient_in}
         return {name: len(queue) for name, queue in queues.items() if queue is not None}
 
-    def _is_cut(self, step: int) -> bool:
-        every = self.spec.cut_every
-        return bool(every) and 0 < step < self.spec.steps and step % every == 0
+    # Batches.
 
     def _take(self, step: int) -> Batch | None:
         """The next batch, or None at the end of the stream. Gradients are taken while it is waited for."""
-        if self.spec.stream is not None:
-            self.telemetry.enter("wait_activation")
-            if step == self.spec.steps or self.spec.flags[STOP]:
-                return None
-            batch = self.spec.stream[step]
-            if self.telemetry.started is None:
-                self.telemetry.begin()
-            return Batch(step, batch.x.to(self.device), batch.target.to(self.device))
+        batch = self._load(step) if self.spec.stream is not None else self._take_activation()
+        if batch is not None and self.telemetry.started is None:
+            self.telemetry.begin()
+        return batch
+
+    def _load(self, step: int) -> Batch | None:
+        assert self.spec.stream is not None
+        self.telemetry.enter("load")
+        if step >= self.spec.stream.steps or self.spec.flags[STOP]:
+            self.end = step
+            return None
+        batch = self.spec.stream[step]
+        return Batch(step, batch.x.to(self.device), batch.target.to(self.device))
+
+    def _take_activation(self) -> Batch | None:
         queue = self.spec.activation_in
         assert queue is not None
         while (message := queue.take()) is None:
             self._wait("wait_activation")
         if not message.tensors:
+            self.end = message.index
             return None
-        if self.telemetry.started is None:
-            self.telemetry.begin()
         x, target = message.tensors
         # The targets outlive the slot: the synthesizer sees them again when the gradient comes.
         return Batch(message.index, x.to(self.device), target.to(self.device, copy=True))
@@ -175,7 +212,10 @@ class Worker:
             self._release_input()
         if not sent:
             stage.forget(batch.index)
-        telemetry.step(len(batch.x), None if stage.loss is None else float(stage.loss))
+        loss = stage.method.loss if stage.is_last else None
+        telemetry.step(len(batch.x), None if loss is None else float(loss))
+
+    # Sending.
 
     def _send_activation(self, batch: Batch, h: Tensor) -> bool:
         """Send h downstream, and say whether it was sent: a full queue is waited for, or the batch is dropped."""
@@ -184,7 +224,6 @@ class Worker:
             return True
         while not queue.has_room():
             if self.spec.drops:
-                self._take_gradients()
                 self.telemetry.dropped += 1
                 return False
             self._wait("wait_room")
@@ -206,6 +245,8 @@ class Worker:
         if self.spec.activation_in is not None:
             self.spec.activation_in.release()
 
+    # Gradients.
+
     def _wait(self, phase: str) -> None:
         """Sleep until something changed, unless there was a gradient to take."""
         if not self._take_gradients():
@@ -216,57 +257,116 @@ class Worker:
         """Take every gradient that has come: learn from it now, or, with a fixed lag, keep it until it is due."""
         queue, taken = self.spec.gradient_in, 0
         while queue is not None and (message := queue.take()) is not None:
-            self._take_gradient(message, learn=self.spec.lag is None)
+            grad_output = message.tensors[0].to(self.device)
+            for cut in self.open_cuts:
+                cut.add(message.index, grad_output)
+            if self.spec.lag is None:
+                self._learn(message.index, grad_output)
+            else:
+                self.arrived[message.index] = grad_output.clone()
+            queue.release()
             taken += 1
+        self._send_complete_cuts()
         return taken
-
-    def _take_gradient(self, message: Message, *, learn: bool) -> None:
-        assert self.spec.gradient_in is not None
-        (grad_output,) = message.tensors
-        if learn:
-            self._learn(message.index, grad_output.to(self.device))
-        else:
-            self.arrived[message.index] = grad_output.to(self.device, copy=True)
-        self.spec.gradient_in.release()
 
     def _learn_due(self, step: int) -> None:
         """Before batch `step` is begun: learn from what has come; with a fixed lag, wait for what is due."""
-        if self.spec.lag is None:
-            self._take_gradients()
-            return
-        while self.stage.pending and (oldest := next(iter(self.stage.pending))) <= step - self.spec.lag:
-            while oldest not in self.arrived:
+        self._take_gradients()
+        while self.spec.lag is not None and self.stage.pending:
+            oldest = next(iter(self.stage.pending))
+            if oldest > step - self.spec.lag:
+                return
+            self._learn_arrived(oldest)
+
+    def _learn_arrived(self, index: int) -> None:
+        """Wait for a gradient, with a fixed lag, and learn from it."""
+        while index not in self.arrived:
+            self._wait("wait_gradient")
+        self._learn(index, self.arrived.pop(index))
+
+    def _learn_all(self) -> None:
+        """Wait for every gradient that is under way, and learn from it."""
+        while self.stage.pending:
+            if self.spec.lag is None:
                 self._wait("wait_gradient")
-            self._learn(oldest, self.arrived.pop(oldest))
+            else:
+                self._learn_arrived(next(iter(self.stage.pending)))
+
+    def _learn_restored(self) -> None:
+        """Learn from the gradients that came with a checkpoint; without a fixed lag they are due at once."""
+        for index in sorted(self.arrived):
+            self._learn(index, self.arrived.pop(index))
 
     def _learn(self, index: int, grad_output: Tensor) -> None:
         self.telemetry.enter("learn")
-        lag = next(reversed(self.stage.pending)) - index
+        lag = next(reversed(self.stage.pending)) + 1 - index
         waited = self.stage.holds_input(index)
         grad_input = self.stage.learn(index, grad_output)
         if waited:
             self.telemetry.updated()
             self._send_gradient(index, grad_input)
             self._release_input()
-        loss = None if waited or self.stage.synthesizer_loss is None else float(self.stage.synthesizer_loss)
-        self.telemetry.learnt(lag, loss)
+        loss = None if waited else self.stage.method.loss
+        self.telemetry.learnt(lag, None if loss is None else float(loss))
 
-    def _end_stream(self, step: int) -> None:
-        """Tell the next stage that no batch follows; then learn from the gradients that are still to come."""
+    # Cuts.
+
+    def _cut_until(self, step: int) -> None:
+        """Make the cuts that are due up to `step` batches."""
+        for cut in range(self.last_cut + 1, step + 1):
+            is_full = is_multiple(cut, self.spec.checkpoint_every)
+            if cut < self.spec.steps and (is_full or is_multiple(cut, self.spec.eval_every)):
+                self._cut(cut, is_full, is_final=False)
+        self.last_cut = max(self.last_cut, step)
+
+    def _cut(self, step: int, is_full: bool, is_final: bool) -> None:
+        if is_full and self.stage.method.waits:
+            self._learn_all()  # an update that waits has a graph, which can't be kept
+        self.telemetry.enter("snapshot")
+        if is_full:
+            self.open_cuts.append(OpenCut(step, is_final, self.stage.state_dict(), self.arrived))
+            self._send_complete_cuts()
+        else:
+            self.send_event(Cut(step, is_full, is_final, to_bytes({"model": self.stage.module.state_dict()})))
+
+    def _send_complete_cuts(self) -> None:
+        while self.open_cuts and not self.open_cuts[0].missing:
+            self.telemetry.enter("snapshot")
+            cut = self.open_cuts.pop(0)
+            self.send_event(Cut(cut.step, True, cut.is_final, to_bytes(cut.state)))
+
+    def _end_stream(self, end: int) -> None:
+        """Tell the next stage that no batch follows; then learn from the gradients that are still to come.
+
+        With a fixed lag, those that are not due yet are kept for the checkpoint instead.
+        """
         queue = self.spec.activation_out
         if queue is not None:
             while not queue.has_room():
                 self._wait("wait_room")
-            queue.put(step, self.stage.weight_version)
-        while self.spec.lag is None and self.stage.pending:
+            queue.put(end, self.stage.weight_version)
+        if self.spec.lag is None:
+            self._learn_all()
+        self._cut(end, is_full=True, is_final=True)
+        while self.open_cuts:
             self._wait("wait_gradient")
 
 
-def save_state(stage: Stage) -> bytes:
-    """The layers' state dict as bytes, for another process."""
+def is_multiple(step: int, every: int) -> bool:
+    """Whether `step` is a multiple of `every`; none is of 0."""
+    return bool(every) and step % every == 0
+
+
+def to_bytes(state: dict[str, Any]) -> bytes:
+    """`torch.save`'s bytes."""
     buffer = io.BytesIO()
-    torch.save(stage.module.state_dict(), buffer)
+    torch.save(state, buffer)
     return buffer.getvalue()
+
+
+def from_bytes(state: bytes) -> dict[str, Any]:
+    """What `to_bytes` made bytes of, on the CPU."""
+    return torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
 
 
 def worker_main(spec: WorkerSpec) -> None:
@@ -293,7 +393,7 @@ def _run(spec: WorkerSpec, send_event: Callable[[object], None]) -> None:
     torch.set_num_threads(spec.threads)
     if spec.cores is not None:
         os.sched_setaffinity(0, spec.cores)
-    torch.manual_seed(spec.seed * 1_000_003 + spec.index)
+    torch.set_rng_state(stage_rng(spec.seed, spec.index))
     stage_spec: StageSpec = pickle.loads(spec.stage)
     device = torch.device(spec.device)
     stage = stage_spec.build(device)
@@ -302,7 +402,11 @@ def _run(spec: WorkerSpec, send_event: Callable[[object], None]) -> None:
             if queue is not None:
                 queue.pin_memory()
     telemetry = Telemetry()
-    worker = Worker(spec, stage, telemetry)
+    worker = Worker(spec, stage, telemetry, send_event)
+    if stage_spec.state is not None:
+        worker.arrived = to_device(stage_spec.state["gradients"], device)
+        if stage_spec.state["rng"] is not None:
+            torch.set_rng_state(stage_spec.state["rng"])
     log.info(
         "stage %d: blocks %s on %s, %d threads, pid %d",
         spec.index,
@@ -319,7 +423,7 @@ def _run(spec: WorkerSpec, send_event: Callable[[object], None]) -> None:
     recorder = _recorder(spec, worker, send_event)
     recorder.start()
     try:
-        worker.run(send_event)
+        worker.run()
     finally:
         recorder.stop()
     totals = telemetry.totals()
@@ -341,17 +445,6 @@ def _check_parent() -> None:
     parent = parent_process()
     if parent is not None and not parent.is_alive():
         os._exit(1)
-
-
-def describe(record: dict[str, Any]) -> str:
-    """A record as a line for a person."""
-    spent = sum(record["seconds"].values()) or 1.0
-    shares = " ".join(f"{phase} {seconds / spent:.0%}" for phase, seconds in record["seconds"].items() if seconds)
-    parts = [f"step {record['step']}", f"{record['samples_per_second']:.0f} samples/s"]
-    parts += [f"{name} {record[name]:.4g}" for name in ("loss", "synthesizer_loss") if record[name] is not None]
-    parts += ["lag {min}/{mean:.1f}/{max}".format(**record["lag"])] if record["lag"] else []
-    parts += [f"queued {record['queues']}", f"dropped {record['dropped']}", shares]
-    return " | ".join(parts)
 
 
 def _open_log(spec: WorkerSpec) -> None:

@@ -1,3 +1,4 @@
+import ctypes
 import gc
 import os
 import random
@@ -200,10 +201,12 @@ def test_a_stream_arrives_whole_and_in_order_before_its_end(capacity, messages, 
     rows=st.integers(1, 9),
     shapes=st.lists(st.lists(st.integers(1, 9), max_size=3), min_size=1, max_size=3),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.int64, torch.uint8, torch.bfloat16]),
+    before=st.integers(0, 7),
 )
 @schedules
-def test_every_tensor_starts_on_a_cache_line_and_shares_none(capacity, rows, shapes, dtype):
+def test_every_tensor_starts_on_a_cache_line_and_shares_none(capacity, rows, shapes, dtype, before):
     specs = [TensorSpec(rows, tuple(shape), dtype) for shape in shapes]
+    other = worker_context().RawArray(ctypes.c_byte, 8 * before + 1)  # what the queue's memory comes after
     with a_queue(capacity, specs) as queue:
         spans = []
         for number in range(capacity):
@@ -215,6 +218,7 @@ def test_every_tensor_starts_on_a_cache_line_and_shares_none(capacity, rows, sha
                 spans.append((tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes))
         spans.sort()
         assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+    del other
 
 
 # Messages

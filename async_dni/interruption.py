@@ -1,0 +1,35 @@
+"""SIGINT and SIGTERM while a run goes on: the first asks for an early end, the second ends at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class Interruption:
+    """Which signal, if any, asked for an early end. `on_signal` is called at the first; the second raises."""
+
+    def __init__(self, on_signal: Callable[[], None] = lambda: None) -> None:
+        self.number: int | None = None
+        self._on_signal = on_signal
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle the signals inside; in a thread that is not the main one, which gets no signals, do nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: object) -> None:
+        if self.number is not None:
+            raise KeyboardInterrupt
+        self.number = number
+        self._on_signal()

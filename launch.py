@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         config, experiment = parse(parser, arguments, TrainerConfig, ExperimentConfig)
-        if config.run_dir is None:
+        if config.run_dir is None and config.resume is None:
             config = dataclasses.replace(config, run_dir=Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S"))
         train_set, test_set = load_dataset(experiment.dataset, experiment.data_dir, experiment.image_size)
         torch.manual_seed(config.seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 import types
 import typing
@@ -19,6 +20,7 @@ from torch import nn
 from .config import ConfigError, ExperimentConfig
 from .models import fcn, tanh
 from .progress import blocks
+from .run_dir import RunDir
 from .stage import OptimizerFactory
 
 DESCRIPTION = "Train a network in stages, one process each, with synthetic gradients."
@@ -47,7 +49,8 @@ def make_parser(prog: str, *configs: type) -> Parser:
             text = field.metadata["help"].replace("%", "%%")
             if field.default not in (None, False):
                 text += f" (default: {field.default})"
-            group.add_argument(flag(field.name), default=field.default, help=text, **options)
+            # a flag that is not given leaves no trace, so that a resumed run's own settings can show through
+            group.add_argument(flag(field.name), default=argparse.SUPPRESS, help=text, **options)
     return parser
 
 
@@ -65,6 +68,8 @@ def _converter(hint: Any) -> Any:
     )
     kind = kinds[0]
     convert = kind if kind in (int, float, str, Path) else _numbers
+    if str in kinds and int in kinds:
+        convert = _number_or_word
 
     def parse(text: str) -> Any:
         try:
@@ -75,14 +80,51 @@ def _converter(hint: Any) -> Any:
     return parse
 
 
+def _number_or_word(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(item) for item in text.split(",")) if text else ()
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, *configs: type) -> list[Any]:
-    """One object of each dataclass from the command line. Raises `ConfigError`."""
-    values = vars(parser.parse_args(arguments))
-    return [config(**{field.name: values[field.name] for field in dataclasses.fields(config)}) for config in configs]
+    """One object of each dataclass from the command line; where it resumes a run, from that run's settings and it.
+
+    Raises `ConfigError`.
+    """
+    given = vars(parser.parse_args(arguments))
+    values = {**resumed_settings(Path(given["resume"]), given), **given} if given.get("resume") else given
+    made = []
+    for config in configs:
+        hints = typing.get_type_hints(config)
+        names = [field.name for field in dataclasses.fields(config) if field.name in values]
+        made.append(config(**{name: from_json(values[name], hints[name]) for name in names}))
+    return made
+
+
+def resumed_settings(path: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the run that is resumed, without those that the given ones replace."""
+    run_dir = RunDir(path.parents[1] if path.is_file() and len(path.parents) > 1 else path)
+    try:
+        stored = json.loads(run_dir.config.read_text())
+        used = stored["used"]
+    except (OSError, ValueError, KeyError):
+        raise ConfigError("resume", path, f"allowed: a run directory; {run_dir.config} can't be read") from None
+    replaced = {"resume", "run_dir"}
+    replaced |= {"epochs", "steps"} if {"epochs", "steps"} & set(given) else set()
+    if given.get("workers", stored["workers"]) != stored["workers"]:
+        replaced |= {"split", "device_map"}
+    else:
+        stored["split"] = used["split"] or None
+    return {name: value for name, value in stored.items() if name not in replaced}
+
+
+def from_json(value: Any, hint: Any) -> Any:
+    """A setting's value as JSON keeps it, as its type."""
+    if isinstance(value, list):
+        return tuple(value)
+    return Path(value) if isinstance(value, str) and Path in typing.get_args(hint) else value
 
 
 def make_model(experiment: ExperimentConfig, input_shape: Sequence[int], num_classes: int = 10) -> nn.Sequential:

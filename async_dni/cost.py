@@ -1,4 +1,7 @@
-"""What each block, and a synthesizer after it, costs on this machine: measured, to balance stages by."""
+"""What each block, and a synthesizer after it, costs: to balance stages by.
+
+Measured on this machine, or counted, which is coarser but the same everywhere and every time.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from .data import Batch
 from .stage import StageSpec
@@ -37,6 +41,32 @@ def measure_costs(
         return costs, cut_costs
     finally:
         torch.set_num_threads(before)
+
+
+def count_costs(
+    blocks: Sequence[nn.Module],
+    synthesizers: Sequence[nn.Module | None],
+    outputs: Sequence[Tensor],
+    x: Tensor,
+    classes: int,
+) -> tuple[list[float], list[float]]:
+    """Multiplications that each block takes for x `[batch, ...]` (forward and backward), and a synthesizer after it."""
+    costs, cut_costs = [], []
+    for index, (block, synthesizer, h) in enumerate(zip(blocks, synthesizers, outputs, strict=True)):
+        backward = 1 if index == 0 else 2  # the first block needs no gradient with respect to its input
+        costs.append((1.0 + backward) * _count(block, x) + h.numel())
+        # a prediction to update with, another to learn from, and that one's gradient with respect to the weights
+        condition = h.new_zeros(len(h), classes) if classes else None
+        cut_costs.append(0.0 if synthesizer is None else 3.0 * _count(synthesizer, h, condition))
+        x = h
+    return costs, cut_costs
+
+
+def _count(module: nn.Module, *inputs: Tensor | None) -> int:
+    module = copy.deepcopy(module).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(*inputs)
+    return counter.get_total_flops() // 2
 
 
 def _measure_block(

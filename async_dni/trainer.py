@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from .checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from .config import ConfigError, TrainerConfig
-from .cost import measure_costs
+from .cost import count_costs, measure_costs
 from .data import Batch, BatchStream, as_dataset
 from .device import assign_devices
 from .interruption import Interruption
@@ -216,9 +216,12 @@ class Trainer:
         elif checkpoint is not None and len(checkpoint.split) == config.workers - 1:
             split = checkpoint.split
         else:
-            split = balance(
-                *measure_costs(spec, list(model), synthesizers, first, threads_per_worker(config)), config.workers
-            )
+            blocks, at_cuts = list(model), [*synthesizers, None]
+            if config.lag is not None:  # the result is to depend on the seed alone, so the cuts must not depend on time
+                costs = count_costs(blocks, at_cuts, outputs, first.x, classes)
+            else:
+                costs = measure_costs(spec, blocks, at_cuts, first, threads_per_worker(config))
+            split = balance(*costs, config.workers)
         lasts = [*(cut - 1 for cut in split), len(model) - 1]  # each stage's last block
         states = checkpoint.stage_states(split) if checkpoint is not None else [None] * len(lasts)
         stages = [

@@ -68,7 +68,7 @@ def test_busy_and_wait_fractions_are_the_whole_time(clock):
 
 def test_what_was_before_the_first_batch_does_not_count(clock):
     counters = Telemetry()
-    spend(counters, clock, wait_activation=50)
+    spend(counters, clock, forward=20, wait_activation=30)
     counters.begin()
     spend(counters, clock, forward=1)
     totals = counters.totals()

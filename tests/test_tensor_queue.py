@@ -19,7 +19,7 @@ from async_dni.wiring import worker_context
 
 ROWS = 5
 SPECS = (TensorSpec(ROWS, (3, 7), torch.float32), TensorSpec(ROWS, (), torch.int64))
-PATIENCE = 60  # seconds until a test that would hang fails instead
+PATIENCE = 30  # seconds until a test that would hang fails instead
 schedules = settings(deadline=None, derandomize=True, max_examples=150)
 
 

@@ -54,10 +54,13 @@ def one_of(choices: Sequence[object]) -> Check:
     return lambda value: None if value in choices else allowed
 
 
-def whole(minimum: int) -> Check:
-    """Check that a value is an int of at least `minimum`."""
-    allowed = f"allowed: a whole number of at least {minimum}"
-    return lambda value: None if type(value) is int and value >= minimum else allowed
+def whole(minimum: int, maximum: int | None = None) -> Check:
+    """Check that a value is an int of at least `minimum` (and at most `maximum`)."""
+    allowed = f"allowed: a whole number of at least {minimum}" + (
+        f" and at most {maximum}" if maximum is not None else ""
+    )
+    limit = math.inf if maximum is None else maximum
+    return lambda value: None if type(value) is int and minimum <= value <= limit else allowed
 
 
 def number(*, above: float | None = None, least: float | None = None, below: float = math.inf) -> Check:
@@ -135,7 +138,7 @@ class TrainerConfig(_Checked):
         "hidden widths of the synthesizers, e.g. 1024,1024; default: 1024,1024 for dni, none (linear) for cdni",
         widths,
     )
-    seed: int = option(0, "seed of the initial weights and of the order of the data", whole(0), metavar="N")
+    seed: int = option(0, "seed of the initial weights and of the order of the data", whole(0, 2**32 - 1), metavar="N")
     queue_capacity: int = option(4, "batches a queue between two workers holds", whole(1), metavar="N")
     overflow: str = option(
         "block",

@@ -29,18 +29,18 @@ def measure_costs(
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
+    costs, cut_costs, x = [], [], batch.x
     try:
-        costs, cut_costs, x = [], [], batch.x
-        for index, block in enumerate(blocks):
-            seconds, h = _measure_block(
-                replace(spec, synthesizer=None), index, len(blocks), block, Batch(0, x, batch.target)
-            )
-            costs.append(seconds)
-            cut_costs.append(_measure_synthesizer(spec, synthesizers[index], h, batch.target))
-            x = h
-        return costs, cut_costs
+        with torch.random.fork_rng(devices=[]):
+            for index, block in enumerate(blocks):
+                given = Batch(0, x, batch.target)
+                seconds, h = _measure_block(replace(spec, synthesizer=None), index, len(blocks), block, given)
+                costs.append(seconds)
+                cut_costs.append(_measure_synthesizer(spec, synthesizers[index], h, batch.target))
+                x = h
     finally:
         torch.set_num_threads(before)
+    return costs, cut_costs
 
 
 def count_costs(

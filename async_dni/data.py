@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ def unpack_mnist(root: Path) -> None:
             raise ConfigError(
                 "data_dir", root, f"MNIST needs {wanted} in {root / 'mnist'}; {archive.name} is missing"
             ) from None
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise ConfigError("data_dir", root, f"{archive} can't be read as a gzip archive ({error})") from None
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
             raise ConfigError("data_dir", root, f"{archive} is not MNIST's {name}: the MD5 sum should be {md5}")

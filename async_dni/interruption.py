@@ -11,9 +11,9 @@ from contextlib import contextmanager
 class Interruption:
     """Which signal, if any, asked for an early end. `on_signal` is called at the first; the second raises."""
 
-    def __init__(self, on_signal: Callable[[], None] = lambda: None) -> None:
+    def __init__(self) -> None:
         self.number: int | None = None
-        self._on_signal = on_signal
+        self.on_signal: Callable[[], None] = lambda: None
 
     @contextmanager
     def handled(self) -> Iterator[None]:
@@ -32,4 +32,4 @@ class Interruption:
         if self.number is not None:
             raise KeyboardInterrupt
         self.number = number
-        self._on_signal()
+        self.on_signal()

@@ -30,6 +30,7 @@ class Method(Protocol):
     """What a stage asks of its method."""
 
     waits: bool  # whether `now` answers None
+    late: bool  # whether the stage updates on other batches between a batch's forward and backward pass
     loss: Tensor | None  # of the newest batch that `now` or `learn` saw, a scalar; None where there is none
 
     def now(self, h: Tensor, target: Tensor) -> Tensor | None:
@@ -48,7 +49,7 @@ class Method(Protocol):
 class LossGradient:
     """The last stage's: the gradient of the loss."""
 
-    waits = False
+    waits = late = False
 
     def __init__(self, loss_fn: Loss) -> None:
         self.loss_fn = loss_fn
@@ -77,6 +78,9 @@ class TrueGradient:
     waits = True
     loss: Tensor | None = None
 
+    def __init__(self, *, late: bool = False) -> None:
+        self.late = late  # whether other updates come between a batch's forward pass and its own
+
     def now(self, h: Tensor, target: Tensor) -> None:
         return None
 
@@ -97,7 +101,7 @@ class SyntheticGradient:
     targets are per-sample gradients; those of stages are of a batch mean, so they differ by the number of rows.
     """
 
-    waits = False
+    waits = late = False
 
     def __init__(self, synthesizer: nn.Module, optimizer: Optimizer, classes: int = 0) -> None:
         self.synthesizer, self.optimizer, self.classes = synthesizer, optimizer, classes
@@ -105,7 +109,7 @@ class SyntheticGradient:
 
     def now(self, h: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():
-            return self._predict(h, target).div_(len(h))
+            return self._predict(h, target) / len(h)
 
     def learn(self, h: Tensor, target: Tensor, grad_output: Tensor) -> None:
         """One step on the squared error, summed over features and averaged over the batch, of a fresh prediction.
@@ -125,7 +129,7 @@ class SyntheticGradient:
         self.optimizer.step()
 
     def _predict(self, h: Tensor, target: Tensor) -> Tensor:
-        return self.synthesizer(h, one_hot(target, self.classes) if self.classes else None)
+        return self.synthesizer(h, one_hot(target, self.classes, h.dtype) if self.classes else None)
 
     def state_dict(self) -> dict[str, Any]:
         return {

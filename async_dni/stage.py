@@ -59,7 +59,7 @@ class Stage:
     def forward(self, batch: Batch) -> Tensor:
         """The stage's output h for a batch, `[batch, *features]`, detached."""
         x = batch.x if self.is_first else batch.x.detach().requires_grad_()
-        with present_weights() if self.method.waits else nullcontext():
+        with present_weights(self.module) if self.method.late else nullcontext():
             h = self.module(x.clone() if self._copies_input else x)
         if h.untyped_storage().data_ptr() == batch.x.untyped_storage().data_ptr():
             h = h.clone()  # h is kept for longer than x
@@ -133,13 +133,26 @@ class Stage:
         self.pending = {p["index"]: Pending(None, p["h"], p["target"]) for p in state["pending"]}
 
 
-def present_weights() -> saved_tensors_hooks:
+def present_weights(module: nn.Module) -> saved_tensors_hooks:
     """Lets a backward pass run after the weights were changed, with the weights as they are then.
 
     Autograd keeps references to the weights, not copies, and refuses them when they were changed in place since. A graph
-    made under this context takes them as they are: nothing is copied and nothing computed twice.
+    made under this context takes the module's weights as they are: nothing is copied and nothing computed twice. All
+    else that autograd keeps is still refused when it was changed.
     """
-    return saved_tensors_hooks(lambda tensor: tensor.detach(), lambda tensor: tensor)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+
+    def pack(tensor: Tensor) -> tuple[Tensor, int | None]:
+        is_weight = tensor.untyped_storage().data_ptr() in weights
+        return tensor.detach(), None if is_weight else tensor._version
+
+    def unpack(packed: tuple[Tensor, int | None]) -> Tensor:
+        tensor, version = packed
+        if version is not None and tensor._version != version:
+            raise RuntimeError("a layer changed in place a tensor that its backward pass needs")
+        return tensor
+
+    return saved_tensors_hooks(pack, unpack)
 
 
 @dataclass(frozen=True)
@@ -154,6 +167,7 @@ class StageSpec:
     synthesizer: nn.Module | None  # None in the last stage, and for methods that wait for the true gradient
     synthesizer_lr: float | None  # None: that of the stage's optimizer
     classes: int  # of the labels that the synthesizer sees, 0 where it sees none
+    late: bool = False  # whether, without a synthesizer, updates come some batches late
     state: dict[str, Any] | None = None  # of a checkpoint, to go on from
 
     @property
@@ -177,7 +191,7 @@ class StageSpec:
             loss_fn = self.loss_fn.to(device) if isinstance(self.loss_fn, nn.Module) else self.loss_fn
             return LossGradient(loss_fn)
         if self.synthesizer is None:
-            return TrueGradient()
+            return TrueGradient(late=self.late)
         synthesizer = self.synthesizer.to(device).train()
         lr = self.synthesizer_lr
         if lr is None:

@@ -5,11 +5,9 @@ The supervisor sleeps on the workers' sentinels and event pipes together, so a d
 
 from __future__ import annotations
 
-import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from typing import Any
@@ -58,22 +56,21 @@ class Supervisor:
     receivers: Sequence[connection.Connection]
     listener: Listener
     start_timeout: float
-    interruption: Interruption = field(init=False)
+    interruption: Interruption
     _workers: list[_State] = field(default_factory=list)
     _cuts: dict[tuple[int, bool, bool], dict[int, bytes]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.interruption = Interruption(self.stop)
 
     def run(self) -> list[dict[str, Any]]:
         """Start, watch, and return every worker's totals. Raises `WorkerError` where a worker fails."""
         try:
-            with self.interruption.handled():
-                self._start()
-                self._watch(lambda worker: worker.pid is not None, self.start_timeout)
-                self.listener.on_start()
-                self._set_flag(START)
-                self._watch(lambda worker: worker.totals is not None, None)
+            self.interruption.on_signal = self.stop
+            self._start()
+            self._watch(lambda worker: worker.pid is not None, self.start_timeout)
+            if self.interruption.number is not None:
+                self.stop()  # it came before there was anything to stop
+            self.listener.on_start()
+            self._set_flag(START)
+            self._watch(lambda worker: worker.totals is not None, None)
             return [worker.totals or {} for worker in self._workers]
         finally:
             self._end()
@@ -89,11 +86,8 @@ class Supervisor:
 
     def _start(self) -> None:
         for spec, receiver in zip(self.specs, self.receivers, strict=True):
-            with _thread_settings(spec.threads):
-                process = self.context.Process(
-                    target=worker_main, args=(spec,), name=f"stage-{spec.index}", daemon=True
-                )
-                process.start()
+            process = self.context.Process(target=worker_main, args=(spec,), name=f"stage-{spec.index}", daemon=True)
+            process.start()
             spec.events.close()  # the worker's copy is the only one now, so its death closes the pipe
             self._workers.append(_State(spec, process, receiver))
 
@@ -173,19 +167,3 @@ def _death(process: Any) -> str:
     if code is not None and code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     return f"ended with exit status {code} before its work was done"
-
-
-@contextmanager
-def _thread_settings(threads: int) -> Iterator[None]:
-    """OMP and MKL read their number of threads when torch is loaded: set before the worker's process is made."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, str(threads)))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

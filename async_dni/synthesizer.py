@@ -95,9 +95,9 @@ def make_synthesizer(features: Sequence[int], hidden: Sequence[int], classes: in
     return MLPSynthesizer(features, hidden, classes) if hidden else LinearSynthesizer(features, classes)
 
 
-def one_hot(target: Tensor, classes: int) -> Tensor:
-    """Labels `[batch]` int64 as rows `[batch, classes]` float32, what a conditioned synthesizer sees."""
-    return F.one_hot(target, classes).to(torch.float32)
+def one_hot(target: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Labels `[batch]` int64 as rows `[batch, classes]`, what a conditioned synthesizer sees."""
+    return F.one_hot(target, classes).to(dtype)
 
 
 def _zeroed(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:

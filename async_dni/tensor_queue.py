@@ -158,9 +158,14 @@ class TensorQueue:
         if not self.has_room():
             raise BufferError(f"a queue of {self.capacity} is full")
         written = self._words[_WRITTEN]
-        rows = len(tensors[0]) if tensors else 0
+        rows = tensors[0].shape[0] if tensors and tensors[0].dim() else 0
         for spec, slot, tensor in zip(self.specs, self._slots[written % self.capacity], tensors, strict=bool(tensors)):
-            if tensor.shape[1:] != spec.shape or tensor.dtype != spec.dtype or len(tensor) != rows or rows > spec.rows:
+            if (
+                tensor.shape[1:] != spec.shape
+                or tensor.dtype != spec.dtype
+                or tensor.shape[:1] != (rows,)
+                or rows > spec.rows
+            ):
                 expected = f"up to {spec.rows} rows of {list(spec.shape)} {spec.dtype}"
                 raise ValueError(f"batch {index}: expected {expected}, got {list(tensor.shape)} {tensor.dtype}")
             slot[:rows].copy_(tensor)

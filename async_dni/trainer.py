@@ -124,17 +124,17 @@ class Trainer:
             run_dir=run_dir,
         )
         layers = [stage.layers for stage in stages]
-        with run.open(), self.progress.running(layers, stream.steps):
+        interruption = Interruption()
+        with interruption.handled(), run.open(), self.progress.running(layers, stream.steps):
             if config.serial:
-                totals, interrupted_by = self._run_serially(stages, wiring, run)
+                totals = self._run_serially(stages, wiring, run, interruption)
             else:
-                context = worker_context()
+                context = worker_context(threads_per_worker(config))
                 specs, receivers = wiring.connect(context, pickled, activations, first.target)
                 listener = Listener(run.on_start, self.progress.on_record, run.on_cut)
-                supervisor = Supervisor(context, specs, receivers, listener, config.start_timeout)
+                supervisor = Supervisor(context, specs, receivers, listener, config.start_timeout, interruption)
                 totals = supervisor.run()
-                interrupted_by = supervisor.interruption.number
-        return run.result(self._summary(totals, layers), interrupted_by)
+        return run.result(self._summary(totals, layers), interruption.number)
 
     def _stream(self, dataset: Dataset, epochs: int | None, steps: int | None) -> BatchStream:
         samples: int = len(dataset)  # type: ignore[arg-type]
@@ -206,6 +206,7 @@ class Trainer:
             optimizer=self.optimizer,
             loss_fn=self.loss_fn,
             synthesizer=None,
+            late=config.method == "delayed" and config.lag != 1,
             synthesizer_lr=config.synthesizer_lr,
             classes=classes,
         )
@@ -271,12 +272,11 @@ class Trainer:
         return {**given, "used": used}
 
     def _run_serially(
-        self, stages: list[StageSpec], wiring: Wiring, run: Run
-    ) -> tuple[list[dict[str, Any]], int | None]:
+        self, stages: list[StageSpec], wiring: Wiring, run: Run, interruption: Interruption
+    ) -> list[dict[str, Any]]:
         before = torch.get_num_threads()
         torch.set_num_threads(threads_per_worker(self.config))
-        interruption = Interruption()
-        with torch.random.fork_rng(devices=[]), interruption.handled():
+        with torch.random.fork_rng(devices=[]):
             serial = Serial(
                 [stage.build(torch.device("cpu")) for stage in stages], self.config.effective_lag or 1, self.config.seed
             )
@@ -293,7 +293,7 @@ class Trainer:
                 step = serial.run(wiring.stream, wiring.start, before_batch)
             run.on_cut(step, serial.states(), True, True)
         torch.set_num_threads(before)
-        return serial.totals(), interruption.number
+        return serial.totals()
 
     def _summary(self, totals: list[dict[str, Any]], layers: list[list[str]]) -> dict[str, Any]:
         workers = [

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import pickle
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver, get_context
@@ -16,27 +18,29 @@ from torch import Tensor
 from .config import ConfigError, TrainerConfig
 from .data import BatchStream
 from .device import assign_cores, available_cores
+from .environment import environment
 from .run_dir import RunDir
 from .stage import StageSpec
 from .tensor_queue import Doorbell, TensorQueue, TensorSpec
 from .worker import WorkerSpec, is_multiple
 
 
-def worker_context() -> Any:
+def worker_context(threads: int = 1) -> Any:
     """Workers are forked from a server process that has loaded torch and nothing else; never from this one.
 
-    Where there is no such server (Windows), each is started afresh.
+    There is one server in the life of a process. OMP and MKL are told `threads` before it loads torch; a worker of a
+    later run that wants another number sets it through torch.
     """
-    try:
-        context = get_context("forkserver")
-    except ValueError:
-        return get_context("spawn")
-    context.set_forkserver_preload(["async_dni.worker"])
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["async_dni.preload"])
     # A terminal's Ctrl-C goes to every process, and this one tells the workers what it means. Blocked signals are
     # inherited, so that a worker is deaf to it from its first moment.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        forkserver.ensure_running()
+        # before Python 3.13 the server does not take over sys.path by itself
+        path = os.pathsep.join(directory for directory in sys.path if directory)
+        with environment(PYTHONPATH=path, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)):
+            forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     return context

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,8 +29,19 @@ def leftovers() -> set[str]:
         except psutil.NoSuchProcess:
             pass
     shared = Path("/dev/shm")
-    files = {f"shared memory {path}" for path in shared.iterdir()} if shared.is_dir() else set()
+    files = (
+        {f"shared memory {path}" for path in shared.iterdir() if not is_anothers(path.name)}
+        if shared.is_dir()
+        else set()
+    )
     return children | files
+
+
+def is_anothers(name: str) -> bool:
+    """Whether a file of shared memory names a living process that is not of this family: another program's."""
+    family = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+    pids = {int(digits) for digits in re.findall(r"\d+", name)}
+    return any(psutil.pid_exists(pid) and pid > 1 for pid in pids) and not pids & family
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from async_dni import cost, fcn
-from async_dni.cost import ROUNDS, measure_costs
+from async_dni.cost import ROUNDS, count_costs, measure_costs
 from async_dni.data import Batch
 from async_dni.stage import StageSpec
 from async_dni.synthesizer import make_synthesizer
@@ -43,7 +43,7 @@ def clock(monkeypatch):
 
 def spec(synthesizer=None, classes=0):
     optimizer = partial(torch.optim.SGD, lr=0.1)
-    return StageSpec(0, 1, nn.Sequential(), "cdni", optimizer, nn.CrossEntropyLoss(), synthesizer, None, classes)
+    return StageSpec(0, 1, nn.Sequential(), optimizer, nn.CrossEntropyLoss(), synthesizer, None, classes)
 
 
 def batch():
@@ -127,3 +127,40 @@ def test_blocks_without_parameters_are_measured_too():
     blocks = [nn.Flatten(), nn.Linear(FEATURES, CLASSES), nn.ReLU()]
     costs, _ = measure_costs(spec(), blocks, [None] * 3, batch(), 1)
     assert all(seconds > 0 for seconds in costs)
+
+
+# Counted costs
+
+
+def counted(blocks, synthesizers, x, classes=CLASSES):
+    outputs, h = [], x
+    for block in blocks:
+        h = block(h)
+        outputs.append(h.detach())
+    return count_costs(blocks, synthesizers, outputs, x, classes)
+
+
+def test_counted_costs_are_the_products_of_forward_and_backward():
+    blocks = [nn.Linear(FEATURES, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, CLASSES)]
+    costs, _ = counted(blocks, [None] * 3, torch.randn(ROWS, FEATURES))
+    first, second, third = FEATURES * WIDTH, WIDTH * WIDTH, WIDTH * CLASSES
+    # no gradient goes to the data: forward and weights only; and each output is touched once
+    assert costs == [ROWS * (2 * first + WIDTH), ROWS * (3 * second + WIDTH), ROWS * (3 * third + CLASSES)]
+
+
+def test_a_synthesizer_counts_two_predictions_and_one_gradient():
+    _, cut_costs = counted(list(network()), synthesizers(), torch.randn(ROWS, FEATURES))
+    mlp, linear = (WIDTH + CLASSES) * 4 + 4 * WIDTH, (WIDTH + CLASSES) * WIDTH
+    assert cut_costs == [3 * ROWS * mlp, 3 * ROWS * linear, 0]
+
+
+def test_counting_changes_nothing_and_is_the_same_every_time():
+    model, given, x = network(), synthesizers(), torch.randn(ROWS, FEATURES)
+    outputs = [torch.randn(ROWS, WIDTH), torch.randn(ROWS, WIDTH), torch.randn(ROWS, CLASSES)]
+    before = copy.deepcopy((model.state_dict(), [m.state_dict() for m in given[:2]]))
+    random_state = torch.get_rng_state()
+    first = count_costs(list(model), given, outputs, x, CLASSES)
+    assert count_costs(list(model), given, outputs, x, CLASSES) == first
+    torch.testing.assert_close((model.state_dict(), [m.state_dict() for m in given[:2]]), before, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert model.training

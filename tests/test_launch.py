@@ -56,7 +56,7 @@ BAD = [
     (["--split", "1,3"], "--split: got 1,3; the network has 3 blocks; allowed: cuts from 1 to 2"),
     (["--split", "1"], "--split: got 1 cuts (1); 3 workers need 2"),
     (["--split", "one"], "--split: got one; allowed: increasing whole numbers"),
-    (["--method", "ddg"], "--method: got ddg; allowed: cdni, dni, backprop"),
+    (["--method", "ddg"], "--method: got ddg; allowed: cdni, dni, delayed, backprop"),
     (["--model", "resnet"], "--model: got resnet; allowed: fcn, tanh"),
     (["--model", "tanh", "--layers", "5"], "--layers: got 5; tanh has 2 layers"),
     (["--layers", "0"], "--layers: got 0; allowed: a whole number of at least 1"),
@@ -159,7 +159,8 @@ def test_run_leaves_every_promised_file(tmp_path: Path) -> None:
     assert confusion.sum() == 10_000
     assert 100 - confusion.trace() / 100 == pytest.approx(metrics[-1]["test_error"])
     config = json.loads((run_dir / "config.json").read_text())
-    assert (config["workers"], config["lr"], config["split"], config["devices"]) == (3, 1e-3, [1, 2], ["cpu"] * 3)
+    assert (config["workers"], config["lr"], config["split"]) == (3, 1e-3, None)
+    assert (config["used"]["split"], config["used"]["devices"]) == ([1, 2], ["cpu"] * 3)
     assert config["environment"]["torch"] == torch.__version__
 
     fcn().load_state_dict(torch.load(run_dir / "model.pt", weights_only=True))

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from async_dni import ConfigError
-from async_dni.run_dir import RunDir, append_json_line, environment, read_json_lines, write_atomically, write_json
+from async_dni.atomic_file import write_atomically
+from async_dni.run_dir import RunDir, append_json_line, environment, read_json_lines, write_json
 
 
 @pytest.fixture
@@ -90,12 +91,18 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
         RunDir(tmp_path / "new").check()
 
 
-def test_a_directory_that_another_made_meanwhile_is_refused(tmp_path, monkeypatch):
-    run_dir = RunDir(tmp_path / "new")
+def test_a_run_that_is_gone_on_with_keeps_its_files(tmp_path):
+    run_dir = RunDir(tmp_path / "run")
     run_dir.create()
-    monkeypatch.setattr(run_dir, "check", lambda: None)
+    run_dir.log(0).write_text("before")
+    run_dir.create(resuming=True)
+    assert run_dir.log(0).read_text() == "before"
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="can't be made"):
-        run_dir.create()
+        RunDir(tmp_path / "file" / "new").create(resuming=True)
 
 
 def test_config_holds_the_settings_and_what_they_ran_on(tmp_path):

@@ -1,0 +1,11 @@
+"""What the server that workers are forked from loads once, so that a worker starts in milliseconds.
+
+PyTorch loads its compiler when the first optimizer is made, which takes seconds. Nothing here computes: threads of a
+computation would not survive the fork.
+"""
+
+import torch
+
+from . import worker  # noqa: F401
+
+torch.optim.Adam([torch.nn.Parameter(torch.empty(1))])

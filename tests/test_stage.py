@@ -44,8 +44,8 @@ def nonzero_synthesizer(width, hidden, classes):
     return synthesizer
 
 
-def spec(index, module, synthesizer=None, optimizer=SGD, classes=0, num_stages=3, lr=None):
-    return StageSpec(index, num_stages, module, optimizer, nn.CrossEntropyLoss(), synthesizer, lr, classes)
+def spec(index, module, synthesizer=None, optimizer=SGD, classes=0, num_stages=3, lr=None, late=False):
+    return StageSpec(index, num_stages, module, optimizer, nn.CrossEntropyLoss(), synthesizer, lr, classes, late)
 
 
 def build(*args, **settings):

@@ -47,7 +47,7 @@ def make_parser(prog: str, *configs: type) -> Parser:
                 options.setdefault("metavar", "{" + ",".join(choices) + "}" if choices else field.name.upper())
                 options["type"] = _converter(hints[field.name])
             text = field.metadata["help"].replace("%", "%%")
-            if field.default not in (None, False):
+            if field.default is not None and field.default is not False:
                 text += f" (default: {field.default})"
             # a flag that is not given leaves no trace, so that a resumed run's own settings can show through
             group.add_argument(flag(field.name), default=argparse.SUPPRESS, help=text, **options)

@@ -127,7 +127,10 @@ class TrainerConfig(_Checked):
         choices=METHODS,
     )
     split: tuple[int, ...] | None = option(
-        None, "blocks before which the network is cut, e.g. 1,2; default: balanced by measured cost", increasing
+        None,
+        "blocks before which the network is cut, e.g. 1,2; default: balanced by measured cost",
+        increasing,
+        metavar="BLOCKS",
     )
     batch_size: int = option(250, "samples a batch", whole(1), metavar="N")
     synthesizer_lr: float | None = option(
@@ -160,7 +163,9 @@ class TrainerConfig(_Checked):
     serial: bool = option(
         False, "run all stages in this process, in a defined order (for a debugger)", action="store_true"
     )
-    run_dir: Path | None = option(None, "directory of the run's files", metavar="DIR")
+    run_dir: Path | None = option(
+        None, "directory of the run's files; default of launch.py: runs/<date-time>", metavar="DIR"
+    )
     resume: Path | None = option(None, "run directory, or checkpoint in one, to go on from", metavar="RUN_DIR")
     checkpoint_every: int | str = option(
         0, "batches between checkpoints, or `epoch`; 0: at the end only", steps_or_epoch, metavar="STEPS|epoch"

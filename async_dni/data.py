@@ -56,8 +56,8 @@ class ImageDataset(Dataset):
 
     def get_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images `[batch, channels, height, width]` float32 and labels `[batch]` int64 of these samples."""
-        images = self.images[indices].to(torch.float32)
-        return images.mul_(self.scale).add_(self.shift), self.labels[indices]
+        images = torch.mul(self.images.index_select(0, indices), self.scale)  # a float: converted and scaled in one pass
+        return images.add_(self.shift), self.labels.index_select(0, indices)
 
 
 def load_dataset(
@@ -203,7 +203,7 @@ class BatchStream:
 def get_batch(dataset: Dataset, indices: Tensor) -> tuple[Tensor, Tensor]:
     """Samples and targets of a data set of `(sample, target)` pairs: by its own `get_batch`, else by PyTorch."""
     if isinstance(dataset, TensorDataset):
-        x, target = (tensor[indices] for tensor in dataset.tensors)
+        x, target = (tensor.index_select(0, indices) for tensor in dataset.tensors)
     elif hasattr(dataset, "get_batch"):
         x, target = dataset.get_batch(indices)
     else:

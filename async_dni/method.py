@@ -124,7 +124,8 @@ class SyntheticGradient:
         prediction = self._predict(h, target)
         with torch.no_grad():
             error = torch.sub(prediction, grad_output, alpha=rows)
-            self.loss = error.square().sum() / rows
+            flat = error.flatten()
+            self.loss = torch.dot(flat, flat) / rows
         prediction.backward(error.mul_(2 / rows))
         self.optimizer.step()
 

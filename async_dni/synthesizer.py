@@ -20,15 +20,16 @@ from torch.nn import functional as F
 
 
 class LinearSynthesizer(nn.Module):
-    """δ̂ = h A + y C + b, with A, C and b starting at zero.
+    """δ̂ = h A + y C, or, not conditioned, δ̂ = h A + b; A, C and b start at zero.
 
+    A row of y has a single one, so C holds a bias for each class, and b would add nothing to it.
     h: `[batch, *features]`; condition y: `[batch, classes]`, or None where `classes` is 0.
     """
 
     def __init__(self, features: Sequence[int], classes: int = 0) -> None:
         super().__init__()
         size = math.prod(features)
-        self.linear = _zeroed(nn.Linear(size, size))
+        self.linear = _zeroed(nn.Linear(size, size, bias=not classes))
         self.condition = _zeroed(nn.Linear(classes, size, bias=False)) if classes else None
 
     def forward(self, h: Tensor, condition: Tensor | None) -> Tensor:

@@ -56,7 +56,9 @@ class ImageDataset(Dataset):
 
     def get_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images `[batch, channels, height, width]` float32 and labels `[batch]` int64 of these samples."""
-        images = torch.mul(self.images.index_select(0, indices), self.scale)  # a float: converted and scaled in one pass
+        images = torch.mul(
+            self.images.index_select(0, indices), self.scale
+        )  # a float: converted and scaled in one pass
         return images.add_(self.shift), self.labels.index_select(0, indices)
 
 

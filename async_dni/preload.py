@@ -6,6 +6,6 @@ computation would not survive the fork.
 
 import torch
 
-from . import worker  # noqa: F401
+from . import worker_process  # noqa: F401
 
 torch.optim.Adam([torch.nn.Parameter(torch.empty(1))])

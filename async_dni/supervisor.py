@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from multiprocessing import connection
 from typing import Any
 
+from .events import Cut, Failed, Finished, Ready, Recorded, from_bytes
 from .interruption import Interruption
-from .worker import START, STOP, Cut, Failed, Finished, Ready, Recorded, WorkerSpec, from_bytes, worker_main
+from .worker import START, STOP, WorkerSpec
+from .worker_process import worker_main
 
 GRACE = 2.0  # seconds that a worker has to end after SIGTERM, before SIGKILL
 

@@ -15,17 +15,8 @@ always takes; and so on down.
 from __future__ import annotations
 
 import copy
-import io
-import logging
-import os
-import pickle
-import signal
-import sys
-import threading
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -33,55 +24,11 @@ import torch
 from torch import Tensor
 
 from .data import Batch, BatchStream
+from .events import Cut, to_bytes
 from .run_dir import RunDir
-from .serial import stage_rng
-from .stage import Stage, StageSpec, to_device
-from .telemetry import INTERVAL, Recorder, Telemetry, describe
+from .stage import Stage
+from .telemetry import INTERVAL, Telemetry
 from .tensor_queue import Doorbell, TensorQueue
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The worker has built its stage and waits for the start."""
-
-    pid: int
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A record of `Telemetry`."""
-
-    record: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Cut:
-    """The stage's state after `step` batches: `torch.save`'s bytes of a dict.
-
-    A full one is all that the stage needs to go on; another holds the layers only, under "model".
-    """
-
-    step: int
-    is_full: bool
-    is_final: bool
-    state: bytes
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The worker came to the end of the stream; its totals."""
-
-    totals: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The worker raised."""
-
-    error: str  # the last line of the traceback
-    traceback: str
 
 
 @dataclass(frozen=True)
@@ -355,103 +302,3 @@ class Worker:
 def is_multiple(step: int, every: int) -> bool:
     """Whether `step` is a multiple of `every`; none is of 0."""
     return bool(every) and step % every == 0
-
-
-def to_bytes(state: dict[str, Any]) -> bytes:
-    """`torch.save`'s bytes."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
-
-
-def from_bytes(state: bytes) -> dict[str, Any]:
-    """What `to_bytes` made bytes of, on the CPU."""
-    return torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
-
-
-def worker_main(spec: WorkerSpec) -> None:
-    """The process's entry: build the stage, wait for the start, run, report."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the supervisor tells the workers
-    lock = threading.Lock()
-
-    def send_event(event: object) -> None:
-        with lock:
-            spec.events.send(event)
-
-    try:
-        _open_log(spec)
-        _run(spec, send_event)
-    except BrokenPipeError:
-        os._exit(1)  # the supervisor has gone
-    except BaseException as error:
-        log.exception("stage %d failed", spec.index)
-        send_event(Failed(traceback.format_exception_only(error)[-1].strip(), traceback.format_exc()))
-        sys.exit(1)
-
-
-def _run(spec: WorkerSpec, send_event: Callable[[object], None]) -> None:
-    torch.set_num_threads(spec.threads)
-    if spec.cores is not None:
-        os.sched_setaffinity(0, spec.cores)
-    torch.set_rng_state(stage_rng(spec.seed, spec.index))
-    stage_spec: StageSpec = pickle.loads(spec.stage)
-    device = torch.device(spec.device)
-    stage = stage_spec.build(device)
-    if device.type == "cuda":
-        for queue in (spec.activation_in, spec.activation_out, spec.gradient_in, spec.gradient_out):
-            if queue is not None:
-                queue.pin_memory()
-    telemetry = Telemetry()
-    worker = Worker(spec, stage, telemetry, send_event)
-    if stage_spec.state is not None:
-        worker.arrived = to_device(stage_spec.state["gradients"], device)
-        if stage_spec.state["rng"] is not None:
-            torch.set_rng_state(stage_spec.state["rng"])
-    log.info(
-        "stage %d: blocks %s on %s, %d threads, pid %d",
-        spec.index,
-        stage_spec.layers,
-        device,
-        spec.threads,
-        os.getpid(),
-    )
-    log.info("layers: %s", stage.module)
-    send_event(Ready(os.getpid()))
-    while not spec.flags[START]:
-        _check_parent()
-        spec.doorbell.wait(INTERVAL)
-    recorder = _recorder(spec, worker, send_event)
-    recorder.start()
-    try:
-        worker.run()
-    finally:
-        recorder.stop()
-    totals = telemetry.totals()
-    log.info("finished: %s", totals)
-    send_event(Finished({**totals, "pid": os.getpid()}))
-
-
-def _recorder(spec: WorkerSpec, worker: Worker, send_event: Callable[[object], None]) -> Recorder:
-    def send(record: dict[str, Any]) -> None:
-        log.info("%s", describe(record))
-        send_event(Recorded(record))
-
-    file = None if spec.run_dir is None else spec.run_dir.records(spec.index).open("a")
-    parent = parent_process()
-    return Recorder(worker.telemetry, worker.queue_depths, parent.sentinel if parent else None, file, send)
-
-
-def _check_parent() -> None:
-    parent = parent_process()
-    if parent is not None and not parent.is_alive():
-        os._exit(1)
-
-
-def _open_log(spec: WorkerSpec) -> None:
-    """Log, and print, to the worker's own file; without a run directory, log nothing."""
-    if spec.run_dir is None:
-        return
-    file = spec.run_dir.log(spec.index).open("a", buffering=1)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(file.fileno(), stream.fileno())
-    logging.basicConfig(stream=file, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)

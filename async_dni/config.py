@@ -141,6 +141,12 @@ class TrainerConfig(_Checked):
         "hidden widths of the synthesizers, e.g. 1024,1024; default: 1024,1024 for dni, none (linear) for cdni",
         widths,
     )
+    synthesizer_every: int = option(
+        1,
+        "learn from the gradient of every N-th batch only; the others are not computed or sent",
+        whole(1),
+        metavar="N",
+    )
     seed: int = option(0, "seed of the initial weights and of the order of the data", whole(0, 2**32 - 1), metavar="N")
     queue_capacity: int = option(4, "batches a queue between two workers holds", whole(1), metavar="N")
     overflow: str = option(
@@ -192,6 +198,9 @@ class TrainerConfig(_Checked):
             ):
                 if why:
                     raise ConfigError("overflow", "drop", f"{why}; allowed with --{name} {getattr(self, name)}: block")
+        if self.waits and self.synthesizer_every != 1:
+            allowed = f"{self.method} has no synthesizers; allowed: 1"
+            raise ConfigError("synthesizer_every", self.synthesizer_every, allowed)
         if self.method == "backprop" and self.lag not in (None, 1):
             raise ConfigError("lag", self.lag, "backprop waits for the gradient of each batch; allowed: 1")
         if self.method == "delayed" and self.lag is not None and self.lag > self.queue_capacity:

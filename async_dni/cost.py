@@ -56,8 +56,8 @@ def count_costs(
         backward = 1 if index == 0 else 2  # the first block needs no gradient with respect to its input
         costs.append((1.0 + backward) * _count(block, x) + h.numel())
         # a prediction to update with, another to learn from, and that one's gradient with respect to the weights
-        condition = h.new_zeros(len(h), classes) if classes else None
-        cut_costs.append(0.0 if synthesizer is None else 3.0 * _count(synthesizer, h, condition))
+        labels = h.new_zeros(len(h), dtype=torch.int64) if classes else None
+        cut_costs.append(0.0 if synthesizer is None else 3.0 * _count(synthesizer, h, labels))
         x = h
     return costs, cut_costs
 

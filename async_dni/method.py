@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .optimizer_state import load_optimizer_state, optimizer_state
-from .synthesizer import one_hot
+from .optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """`CrossEntropyLoss`'s signature: outputs `[batch, ...]`, targets `[batch, ...]` → a scalar, a mean over the batch."""
@@ -97,14 +96,15 @@ class TrueGradient:
 class SyntheticGradient:
     """DNI and cDNI: a synthesizer predicts the gradient, and learns from the one that comes back.
 
-    `classes` is the number of classes of the labels that the synthesizer sees, 0 where it sees none. Predictions and
+    `conditioned`: the synthesizer sees the labels (cDNI). Predictions and
     targets are per-sample gradients; those of stages are of a batch mean, so they differ by the number of rows.
     """
 
     waits = late = False
 
-    def __init__(self, synthesizer: nn.Module, optimizer: Optimizer, classes: int = 0) -> None:
-        self.synthesizer, self.optimizer, self.classes = synthesizer, optimizer, classes
+    def __init__(self, synthesizer: nn.Module, optimizer: Optimizer, *, conditioned: bool) -> None:
+        self.synthesizer, self.optimizer, self.conditioned = synthesizer, optimizer, conditioned
+        self._parameters = list(synthesizer.parameters())
         self.loss: Tensor | None = None
 
     def now(self, h: Tensor, target: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class SyntheticGradient:
         rows = len(h)
         # Σ (M(h) − rows·δ)² / rows has the gradient 2 (M(h) − rows·δ) / rows with respect to the prediction, which is
         # handed to autograd as it is: one pass over the features instead of four.
-        self.optimizer.zero_grad(set_to_none=True)
+        clear_gradients(self._parameters)
         prediction = self._predict(h, target)
         with torch.no_grad():
             error = torch.sub(prediction, grad_output, alpha=rows)
@@ -130,7 +130,7 @@ class SyntheticGradient:
         self.optimizer.step()
 
     def _predict(self, h: Tensor, target: Tensor) -> Tensor:
-        return self.synthesizer(h, one_hot(target, self.classes, h.dtype) if self.classes else None)
+        return self.synthesizer(h, target if self.conditioned else None)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+
+
+def clear_gradients(parameters: Iterable[Tensor]) -> None:
+    """What `Optimizer.zero_grad` does, without its bookkeeping, which takes longer than the work."""
+    for parameter in parameters:
+        parameter.grad = None
 
 
 def optimizer_state(optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from torch.optim import Adam, Optimizer
 
 from .data import Batch
 from .method import Loss, LossGradient, Method, SyntheticGradient, TrueGradient
-from .optimizer_state import load_optimizer_state, optimizer_state
+from .optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -44,21 +44,32 @@ class Stage:
     """Some consecutive layers of the network, their optimizer, and the method that finds their gradient.
 
     `optimizer` is None where no layer has a parameter. A stage is on one device; what it is given must be there.
+    Gradients go upstream for every `synthesizer_every`-th batch: for the others, none is computed, sent or learnt from.
     """
 
     def __init__(
-        self, module: nn.Module, optimizer: Optimizer | None, method: Method, *, is_first: bool, is_last: bool
+        self,
+        module: nn.Module,
+        optimizer: Optimizer | None,
+        method: Method,
+        *,
+        is_first: bool,
+        is_last: bool,
+        synthesizer_every: int = 1,
     ) -> None:
+        self.synthesizer_every = synthesizer_every
         self.module, self.optimizer, self.method = module, optimizer, method
         self.is_first, self.is_last = is_first, is_last
         self.pending: dict[int, Pending] = {}  # by batch index, oldest first
         self.weight_version = 0  # updates made so far
         # autograd refuses layers that change their input in place where that is a leaf; they get a copy
+        self._parameters = list(module.parameters())
         self._copies_input = any(getattr(layer, "inplace", False) for layer in module.modules())
 
     def forward(self, batch: Batch) -> Tensor:
         """The stage's output h for a batch, `[batch, *features]`, detached."""
-        x = batch.x if self.is_first else batch.x.detach().requires_grad_()
+        sends_gradient = not self.is_first and batch.index % self.synthesizer_every == 0
+        x = batch.x.detach().requires_grad_() if sends_gradient else batch.x
         with present_weights(self.module) if self.method.late else nullcontext():
             h = self.module(x.clone() if self._copies_input else x)
         if h.untyped_storage().data_ptr() == batch.x.untyped_storage().data_ptr():
@@ -73,8 +84,8 @@ class Stage:
         if grad_output is None:
             return None
         grad_input = self._backward(pending, grad_output)
-        if self.is_last:
-            del self.pending[index]  # nothing comes back from behind the last stage
+        if self.is_last or index % self.synthesizer_every:
+            del self.pending[index]  # nothing will come back
         return grad_input
 
     def learn(self, index: int, grad_output: Tensor) -> Tensor | None:
@@ -91,19 +102,18 @@ class Stage:
 
     def forget(self, index: int) -> None:
         """No gradient will come back for this batch: its activation was not sent."""
-        del self.pending[index]
+        self.pending.pop(index, None)
 
     def _backward(self, pending: Pending, grad_output: Tensor) -> Tensor | None:
         x, h = pending.x, pending.h
         pending.x, pending.h = None, h.detach()
-        if self.optimizer is not None:
-            self.optimizer.zero_grad(set_to_none=True)
+        clear_gradients(self._parameters)
         if h.requires_grad:
             torch.autograd.backward(h, grad_output)
         if self.optimizer is not None:
             self.optimizer.step()
         self.weight_version += 1
-        if self.is_first or x is None:
+        if x is None or not x.requires_grad:
             return None
         return torch.zeros_like(x) if x.grad is None else x.grad
 
@@ -168,6 +178,7 @@ class StageSpec:
     synthesizer_lr: float | None  # None: that of the stage's optimizer
     classes: int  # of the labels that the synthesizer sees, 0 where it sees none
     late: bool = False  # whether, without a synthesizer, updates come some batches late
+    synthesizer_every: int = 1
     state: dict[str, Any] | None = None  # of a checkpoint, to go on from
 
     @property
@@ -181,7 +192,14 @@ class StageSpec:
         parameters = list(module.parameters())
         optimizer = self.optimizer(parameters) if parameters else None
         is_first, is_last = self.index == 0, self.index == self.num_stages - 1
-        stage = Stage(module, optimizer, self._build_method(device, optimizer), is_first=is_first, is_last=is_last)
+        stage = Stage(
+            module,
+            optimizer,
+            self._build_method(device, optimizer),
+            is_first=is_first,
+            is_last=is_last,
+            synthesizer_every=self.synthesizer_every,
+        )
         if self.state is not None:
             stage.load_state_dict(to_device(self.state, device))
         return stage
@@ -196,7 +214,9 @@ class StageSpec:
         lr = self.synthesizer_lr
         if lr is None:
             lr = optimizer.param_groups[0]["lr"] if optimizer is not None else 1e-3
-        return SyntheticGradient(synthesizer, Adam(synthesizer.parameters(), lr=lr, fused=True), self.classes)
+        return SyntheticGradient(
+            synthesizer, Adam(synthesizer.parameters(), lr=lr, fused=True), conditioned=self.classes > 0
+        )
 
 
 def to_device(tree: Any, device: torch.device) -> Any:

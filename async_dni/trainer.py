@@ -41,7 +41,7 @@ class Trainer:
     `config` and `settings`: a `TrainerConfig` and fields to change in it (`workers=3, method="cdni", …`).
     `optimizer`: called with a stage's parameters. `loss_fn(output, target)`: a mean over the batch.
     `synthesizer`: called as `synthesizer(features, classes)` with the shape of one sample of a stage's output and the
-    number of classes it sees (0: none); returns a module called as `module(h, condition)` (`async_dni.synthesizer`).
+    number of classes it sees (0: none); returns a module called as `module(h, labels)` (`async_dni.synthesizer`).
     Model, optimizer, loss and synthesizers are sent to other processes, so they must be picklable.
 
     Raises `ConfigError` for settings that can't be used.
@@ -187,6 +187,7 @@ class Trainer:
             "batch_size": config.batch_size,
             "samples": stream.samples,
             "synthesizer_hidden": None if config.waits else list(config.hidden),
+            "synthesizer_every": config.synthesizer_every,
         }
 
     def _blocks(self) -> list[str]:
@@ -206,6 +207,7 @@ class Trainer:
             optimizer=self.optimizer,
             loss_fn=self.loss_fn,
             synthesizer=None,
+            synthesizer_every=config.synthesizer_every,
             late=config.method == "delayed" and config.lag != 1,
             synthesizer_lr=config.synthesizer_lr,
             classes=classes,

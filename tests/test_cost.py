@@ -150,7 +150,7 @@ def test_counted_costs_are_the_products_of_forward_and_backward():
 
 def test_a_synthesizer_counts_two_predictions_and_one_gradient():
     _, cut_costs = counted(list(network()), synthesizers(), torch.randn(ROWS, FEATURES))
-    mlp, linear = (WIDTH + CLASSES) * 4 + 4 * WIDTH, (WIDTH + CLASSES) * WIDTH
+    mlp, linear = (WIDTH + CLASSES) * 4 + 4 * WIDTH, WIDTH * WIDTH  # labels pick a row
     assert cut_costs == [3 * ROWS * mlp, 3 * ROWS * linear, 0]
 
 

@@ -79,14 +79,23 @@ def test_locked_equals_autograd_at_the_real_size(mnist: tuple, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("method", "lag"), [("cdni", 1), ("cdni", 4), ("cdni", 9), ("dni", 3), ("delayed", 1), ("delayed", 3)]
+    ("method", "lag", "every"),
+    [
+        ("cdni", 1, 1),
+        ("cdni", 4, 1),
+        ("cdni", 9, 1),
+        ("cdni", 3, 2),
+        ("dni", 3, 1),
+        ("delayed", 1, 1),
+        ("delayed", 3, 1),
+    ],
 )
 def test_fixed_lag_is_reproducible_however_slow_the_workers(
-    method: str, lag: int, small_mnist: tuple, tmp_path: Path
+    method: str, lag: int, every: int, small_mnist: tuple, tmp_path: Path
 ) -> None:
     data, steps = small_mnist[0], 14
     settings = {"method": method, "lag": lag, "batch_size": 300, "queue_capacity": 3, "synthesizer_hidden": (16,)}
-    settings |= {"checkpoint_every": 5}
+    settings |= {"checkpoint_every": 5, "synthesizer_every": every}
     model = slowed(seeded_fcn(3))
     serial = train(tmp_path, model, data, steps, serial=True, **settings)
     first, second = (train(tmp_path, model, data, steps, **settings) for _ in range(2))

@@ -83,7 +83,7 @@ def train(stages, batch):
 def reference_batch(f, m, f_optimizers, m_optimizers, batch, classes):
     """The five updates of one batch, written out."""
     rows, y = len(batch.x), batch.target
-    condition = F.one_hot(y, classes).to(torch.float32) if classes else None
+    condition = y if classes else None
 
     # 1. update f_0 with the synthetic gradient
     h0 = f[0](batch.x)
@@ -245,11 +245,11 @@ def test_a_synthesizer_predicts_afresh_for_a_gradient_that_comes_late(classes, h
     for batch in batches:
         outputs.append(stage.forward(batch))
         stage.update(batch.index)
-        m(outputs[-1], F.one_hot(batch.target, classes).float() if classes else None)  # batch norm's running statistics
+        m(outputs[-1], batch.target if classes else None)  # batch norm's running statistics
     for batch, h in zip(batches, outputs, strict=True):
         delta = torch.randn_like(h) / ROWS
         stage.learn(batch.index, delta)
-        condition = F.one_hot(batch.target, classes).float() if classes else None
+        condition = batch.target if classes else None
         loss = (m(h, condition) - ROWS * delta).square().sum(1).mean()
         optimizer.zero_grad()
         loss.backward()

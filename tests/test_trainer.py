@@ -207,3 +207,13 @@ def test_unknown_settings_and_lengths_are_refused() -> None:
     for lengths in ({}, {"epochs": 1, "steps": 1}, {"epochs": 0}, {"steps": -1}):
         with pytest.raises(ConfigError, match=r"epochs|steps"):
             trainer.fit(Pairs(100), **lengths)
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_gradients_of_every_other_batch_are_learnt_from_and_no_other_is_sent(serial: bool) -> None:
+    settings = {"batch_size": 10, "synthesizer_every": 2, "lag": 3, "serial": serial}
+    result = Trainer(mlp(6, 8, 8, 2), **settings).fit(Pairs(110), steps=22)
+    workers = result.summary["workers"]
+    assert [worker["updates"] for worker in workers] == [22, 22, 22]
+    # batches 0, 2, … 18; that of 20 is not due before batch 23
+    assert [worker["synthesizer_updates"] for worker in workers] == [10, 10, 0]

@@ -1,0 +1,83 @@
+"""The benchmarks run, and what they write keeps to their schema. Their figures are no test's business."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import harness
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(script: str, json_file: Path, *arguments: str) -> dict[str, Any]:
+    """A benchmark as a user starts it; returns what it wrote."""
+    command = [sys.executable, str(ROOT / "benchmarks" / script), "--quick", "--rounds", "1", "--json", str(json_file)]
+    subprocess.run([*command, *arguments], check=True, capture_output=True, text=True, timeout=120)
+    return json.loads(json_file.read_text())
+
+
+def test_transport(tmp_path: Path) -> None:
+    content = run("transport.py", tmp_path / "transport.json", "--size", "4 KB")
+    harness.check(content)
+    assert {case["metric"] for case in content["cases"]} == {"round trip, p50", "round trip, p99", "bandwidth"}
+    names = {"TensorQueue", "Queue, new", "Queue, reused", "SimpleQueue, new", "gloo"}
+    assert all(set(case["contenders"]) == names for case in content["cases"])
+
+
+def test_throughput(tmp_path: Path) -> None:
+    only = ("cdni", "limit", "locked, 1", "GPipe, 5", "DDP")
+    chosen = [argument for name in only for argument in ("--only", name)]
+    content = run("throughput.py", tmp_path / "throughput.json", "--workload", "3x256", "--seconds", "0.05", *chosen)
+    harness.check(content)
+    (case,) = content["cases"]
+    names = {"cdni", "limit of cdni", "locked, 1 thread", "GPipe, 5 microbatches", "DDP"}
+    assert set(case["contenders"]) == names
+    assert {"cdni / DDP", "cdni / best locked process (locked, 1 thread)"} < set(case["ratios"])
+
+
+@pytest.fixture
+def content() -> dict[str, Any]:
+    metric = harness.Metric("rate", "samples/s")
+    results = {"ours": [{metric: 3.0}, {metric: 5.0}], "theirs": [{metric: 1.0}, {metric: 2.0}]}
+    (case,) = harness.cases("a case", {"batch_size": 8}, results, "ours")
+    environment = {"python": "3", "torch": "2", "platform": "", "processor": "", "cores": 2, "threads": 1}
+    return {"benchmark": "a", "environment": environment, "cases": [case.as_dict()]}
+
+
+def test_ratios_are_taken_round_by_round(content: dict[str, Any]) -> None:
+    harness.check(content)
+    (case,) = content["cases"]
+    assert case["ratios"] == {"ours / theirs": {"median": 2.75, "min": 2.5, "max": 3.0, "rounds": [3.0, 2.5]}}
+    assert case["contenders"]["ours"] == {"unit": "samples/s", "median": 4.0, "min": 3.0, "max": 5.0, "rounds": [3, 5]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.pop("environment"), "'environment' should be"),
+        (lambda content: content.update(cases=[]), "there are none"),
+        (lambda content: content["environment"].pop("torch"), "'torch' should be"),
+        (lambda content: content["cases"][0].pop("settings"), "'settings' should be"),
+        (lambda content: content["cases"][0]["contenders"]["ours"].pop("unit"), "'unit' should be"),
+        (lambda content: content["cases"][0]["contenders"]["ours"].update(median=9.0), "not those of the rounds"),
+        (lambda content: content["cases"][0]["contenders"]["ours"].update(rounds=[float("nan")]), "finite numbers"),
+        (lambda content: content["cases"][0]["contenders"].update(ours=short()), "the same number of rounds"),
+    ],
+)
+def test_the_schema_is_held_to(content: dict[str, Any], change: Any, message: str) -> None:
+    broken = copy.deepcopy(content)
+    change(broken)
+    with pytest.raises(ValueError, match=message):
+        harness.check(broken)
+
+
+def short() -> dict[str, Any]:
+    """A contender with one round only."""
+    return {"unit": "samples/s", **harness.spread([3.0])}

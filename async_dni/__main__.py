@@ -38,12 +38,11 @@ def show_summary(console: Console, path: Path) -> None:
     """Print summary.json for a person."""
     run_dir = RunDir(path)
     try:
-        summary = json.loads(run_dir.summary.read_text())
-    except (OSError, ValueError):
+        print_summary(console, json.loads(run_dir.summary.read_text()), path)
+    except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(
             "path", path, f"allowed: the directory of an ended run; {run_dir.summary} can't be read"
         ) from None
-    print_summary(console, summary, path)
 
 
 def show_checkpoint(console: Console, path: Path) -> None:

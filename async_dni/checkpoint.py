@@ -13,9 +13,9 @@ Tensors and plain values only, read with `weights_only=True`.
 
 from __future__ import annotations
 
-import pickle
+import dataclasses
 import re
-import zipfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,10 +92,13 @@ class Checkpoint:
         found = {name: tuple(value.shape) for name, value in self.model.items()}
         blocks = [name for name, _ in model.named_children()]
         differing = sorted(set(shapes.items()) ^ set(found.items()))
-        if differing or blocks != self.blocks:
-            name = differing[0][0] if differing else f"block {blocks}"
+        if differing:
+            name = differing[0][0]
             given, wanted = found.get(name, "nothing"), shapes.get(name, "nothing")
             raise ConfigError("resume", path, f"it is of another network: {name} is {given} there and {wanted} here")
+        if blocks != self.blocks:
+            there, here = ", ".join(self.blocks), ", ".join(blocks)
+            raise ConfigError("resume", path, f"it is of another network: its blocks are {there} there and {here} here")
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -103,9 +106,12 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
     directory.mkdir(exist_ok=True)
     path = directory / f"step-{checkpoint.step:09d}.pt"
     content = {"format": FORMAT, "version": VERSION, **checkpoint.__dict__}
+    for left in directory.glob(".step-*"):
+        left.unlink(missing_ok=True)  # half written by a run that was killed
     write_atomically(path, lambda file: torch.save(content, file))
-    for old in list_checkpoints(directory)[:-keep]:
-        old.unlink(missing_ok=True)
+    earlier = [other for other in list_checkpoints(directory) if other.name <= path.name]
+    for other in set(list_checkpoints(directory)) - set(earlier[-keep:]):
+        other.unlink(missing_ok=True)  # too old, or of what came after the checkpoint that this run went back to
     return path
 
 
@@ -127,14 +133,20 @@ def newest_checkpoint(path: Path) -> Path:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint. Raises `ConfigError` for a file that is not one, or not whole; the file is left alone."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError("resume", path, f"the file is damaged, or is no checkpoint ({reason})") from None
+        file = path.open("rb")
     except OSError as error:
         raise ConfigError("resume", path, f"it can't be read ({error.strerror})") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    with file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # the unpickler raises whatever the bytes lead it to
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError("resume", path, f"the file is damaged, or is no checkpoint ({reason})") from None
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT or "version" not in content:
         raise ConfigError("resume", path, "the file is no checkpoint of async_dni")
-    if content["version"] != VERSION:
-        raise ConfigError("resume", path, f"its format is version {content['version']}; this program reads {VERSION}")
-    return Checkpoint(**{key: value for key, value in content.items() if key not in ("format", "version")})
+    if (version := content.pop("version")) != VERSION:
+        raise ConfigError("resume", path, f"its format is version {version}; this program reads {VERSION}")
+    if set(content) != {field.name for field in dataclasses.fields(Checkpoint)}:
+        raise ConfigError("resume", path, "the file is damaged, or is no checkpoint (fields are missing)")
+    return Checkpoint(**content)

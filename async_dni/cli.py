@@ -105,18 +105,18 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, *con
 
 def resumed_settings(path: Path, given: dict[str, Any]) -> dict[str, Any]:
     """The settings of the run that is resumed, without those that the given ones replace."""
-    run_dir = RunDir(path.parents[1] if path.is_file() and len(path.parents) > 1 else path)
+    run_dir = RunDir(path.absolute().parents[1] if path.is_file() else path)
     try:
         stored = json.loads(run_dir.config.read_text())
-        used = stored["used"]
-    except (OSError, ValueError, KeyError):
+        split, workers = stored["used"]["split"], stored["workers"]
+    except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError("resume", path, f"allowed: a run directory; {run_dir.config} can't be read") from None
     replaced = {"resume", "run_dir"}
     replaced |= {"epochs", "steps"} if {"epochs", "steps"} & set(given) else set()
-    if given.get("workers", stored["workers"]) != stored["workers"]:
+    if given.get("workers", workers) != workers:
         replaced |= {"split", "device_map"}
     else:
-        stored["split"] = used["split"] or None
+        stored["split"] = split or None
     return {name: value for name, value in stored.items() if name not in replaced}
 
 

@@ -51,6 +51,7 @@ class Serial:
         `before_batch(n)` is called before batch n is begun, and ends the run where it says False.
         """
         for telemetry in self.telemetry:
+            telemetry.start = start
             telemetry.begin()
         for step in range(start, stream.steps):
             self.learn_due(step)
@@ -62,7 +63,8 @@ class Serial:
 
     def learn_due(self, step: int) -> None:
         """Before batch `step` is begun: learn from the gradients that are due."""
-        self._learn(step - self.lag)
+        for index in sorted({index for arrived in self.arrived for index in arrived if index <= step - self.lag}):
+            self._learn(index)
 
     def _learn(self, index: int) -> None:
         for k in reversed(range(len(self.stages) - 1)):

@@ -41,7 +41,8 @@ class Interval:
 class Telemetry:
     """Counters of one worker. `enter` says what it does from now on; `started` to `ended` is its training time."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: int = 0) -> None:
+        self.start = start  # batches that were trained on before
         self.steps = self.samples = self.updates = self.synthesizer_updates = self.dropped = 0
         self.started: float | None = None  # time.monotonic() of the first batch taken
         self.ended: float | None = None  # of the last update made
@@ -110,7 +111,7 @@ class Telemetry:
         return {
             "time": time.time(),
             "pid": os.getpid(),
-            "step": self.steps,
+            "step": self.start + self.steps,
             "samples_per_second": last.samples / max(now - last.began, 1e-9),
             "loss": last.loss / last.losses if last.losses else None,
             "synthesizer_loss": last.synthesizer_loss / len(lags) if lags and self.synthesizer_updates else None,

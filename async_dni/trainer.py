@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -97,7 +98,7 @@ class Trainer:
         if run_dir is not None:
             run_dir.create(resuming=checkpoint is not None)
             run_dir.write_config(self._settings(split, stream, settings or {}))
-        if checkpoint is not None and (afresh := checkpoint.new_cuts(split)):
+        if checkpoint is not None and not config.waits and (afresh := checkpoint.new_cuts(split)):
             self.progress.on_note(f"new cuts after blocks {', '.join(afresh)}: their synthesizers start afresh")
         eval_every = config.eval_every * stream.steps_per_epoch if eval_set is not None else 0
         run = Run(
@@ -159,7 +160,7 @@ class Trainer:
     def _run_dir(self) -> RunDir | None:
         if self.config.resume is not None:
             resume = self.config.resume
-            return RunDir(resume.parents[1] if resume.is_file() else resume)
+            return RunDir(resume.absolute().parents[1] if resume.is_file() else resume)
         if self.config.run_dir is None:
             return None
         run_dir = RunDir(self.config.run_dir)
@@ -186,6 +187,8 @@ class Trainer:
             "seed": config.seed,
             "batch_size": config.batch_size,
             "samples": stream.samples,
+            "targets_checksum": zlib.crc32(stream[0].target.contiguous().numpy().tobytes()),
+            "optimizer": type(self.optimizer([nn.Parameter(torch.zeros(1))])).__name__,
             "synthesizer_hidden": None if config.waits else list(config.hidden),
             "synthesizer_every": config.synthesizer_every,
         }
@@ -220,7 +223,9 @@ class Trainer:
             split = checkpoint.split
         else:
             blocks, at_cuts = list(model), [*synthesizers, None]
-            if config.lag is not None:  # the result is to depend on the seed alone, so the cuts must not depend on time
+            if (
+                config.effective_lag is not None
+            ):  # the result is to depend on the seed alone, so the cuts must not depend on time
                 costs = count_costs(blocks, at_cuts, outputs, first.x, classes)
             else:
                 costs = measure_costs(spec, blocks, at_cuts, first, threads_per_worker(config))
@@ -278,23 +283,30 @@ class Trainer:
     ) -> list[dict[str, Any]]:
         before = torch.get_num_threads()
         torch.set_num_threads(threads_per_worker(self.config))
-        with torch.random.fork_rng(devices=[]):
-            serial = Serial(
-                [stage.build(torch.device("cpu")) for stage in stages], self.config.effective_lag or 1, self.config.seed
-            )
-            if (states := [stage.state for stage in stages])[0] is not None:
-                serial.restore([state for state in states if state is not None])
+        try:
+            with torch.random.fork_rng(devices=[]):
+                return self._drive_serially(stages, wiring, run, interruption)
+        finally:
+            torch.set_num_threads(before)
 
-            def before_batch(step: int) -> bool:
-                if step > wiring.start and (is_full := wiring.is_cut(step)) is not None:
-                    run.on_cut(step, copy.deepcopy(serial.states()), is_full, False)
-                return interruption.number is None
+    def _drive_serially(
+        self, stages: list[StageSpec], wiring: Wiring, run: Run, interruption: Interruption
+    ) -> list[dict[str, Any]]:
+        built = [stage.build(torch.device("cpu")) for stage in stages]
+        serial = Serial(built, self.config.effective_lag or 1, self.config.seed)
+        states = [stage.state for stage in stages if stage.state is not None]
+        if states:
+            serial.restore(states)
 
-            run.on_start()
-            with record_all(serial.telemetry, wiring.run_dir, self.progress.on_record):
-                step = serial.run(wiring.stream, wiring.start, before_batch)
-            run.on_cut(step, serial.states(), True, True)
-        torch.set_num_threads(before)
+        def before_batch(step: int) -> bool:
+            if step > wiring.start and (is_full := wiring.is_cut(step)) is not None:
+                run.on_cut(step, copy.deepcopy(serial.states()), is_full, False)
+            return interruption.number is None
+
+        run.on_start()
+        with record_all(serial.telemetry, wiring.run_dir, self.progress.on_record):
+            step = serial.run(wiring.stream, wiring.start, before_batch)
+        run.on_cut(step, serial.states(), True, True)
         return serial.totals()
 
     def _summary(self, totals: list[dict[str, Any]], layers: list[list[str]]) -> dict[str, Any]:

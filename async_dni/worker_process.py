@@ -56,7 +56,7 @@ def _run(spec: WorkerSpec, send_event: Callable[[object], None]) -> None:
         for queue in (spec.activation_in, spec.activation_out, spec.gradient_in, spec.gradient_out):
             if queue is not None:
                 queue.pin_memory()
-    telemetry = Telemetry()
+    telemetry = Telemetry(spec.start)
     worker = Worker(spec, stage, telemetry, send_event)
     if stage_spec.state is not None:
         worker.arrived = to_device(stage_spec.state["gradients"], device)

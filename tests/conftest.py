@@ -30,18 +30,27 @@ def leftovers() -> set[str]:
             pass
     shared = Path("/dev/shm")
     files = (
-        {f"shared memory {path}" for path in shared.iterdir() if not is_anothers(path.name)}
-        if shared.is_dir()
-        else set()
+        {f"shared memory {path}" for path in shared.iterdir() if not is_anothers(path)} if shared.is_dir() else set()
     )
     return children | files
 
 
-def is_anothers(name: str) -> bool:
-    """Whether a file of shared memory names a living process that is not of this family: another program's."""
+def is_anothers(path: Path) -> bool:
+    """Whether a file of shared memory is another program's: it names, or is mapped by, a process not of this family."""
     family = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
-    pids = {int(digits) for digits in re.findall(r"\d+", name)}
-    return any(psutil.pid_exists(pid) and pid > 1 for pid in pids) and not pids & family
+    pids = {int(digits) for digits in re.findall(r"\d+", path.name) if len(digits) < 8}
+    if pids:
+        return any(psutil.pid_exists(pid) for pid in pids) and not pids & family
+    users = {int(maps.parent.name) for maps in Path("/proc").glob("[0-9]*/maps") if is_mapped(path, maps)}
+    return bool(users) and not users & family
+
+
+def is_mapped(path: Path, maps: Path) -> bool:
+    """Whether a process's memory map shows this file."""
+    try:
+        return str(path) in maps.read_text()
+    except OSError:
+        return False
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,7 @@ def test_transport(tmp_path: Path) -> None:
 def test_throughput(tmp_path: Path) -> None:
     only = ("cdni", "limit", "locked, 1", "GPipe, 5", "DDP")
     chosen = [argument for name in only for argument in ("--only", name)]
-    content = run("throughput.py", tmp_path / "throughput.json", "--workload", "3x256", "--seconds", "0.05", *chosen)
+    content = run("throughput.py", tmp_path / "throughput.json", "--workload", "3x256", *chosen)
     harness.check(content)
     (case,) = content["cases"]
     names = {"cdni", "limit of cdni", "locked, 1 thread", "GPipe, 5 microbatches", "DDP"}

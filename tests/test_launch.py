@@ -157,7 +157,7 @@ def test_run_leaves_every_promised_file(tmp_path: Path) -> None:
     assert [evaluation["epoch"] for evaluation in metrics] == [1, 2]
     confusion = torch.tensor(metrics[-1]["confusion"])
     assert confusion.sum() == 10_000
-    assert 100 - confusion.trace() / 100 == pytest.approx(metrics[-1]["test_error"])
+    assert 100 - int(confusion.trace()) / 100 == pytest.approx(metrics[-1]["test_error"])
     config = json.loads((run_dir / "config.json").read_text())
     assert (config["workers"], config["lr"], config["split"]) == (3, 1e-3, None)
     assert (config["used"]["split"], config["used"]["devices"]) == ([1, 2], ["cpu"] * 3)

@@ -1,0 +1,336 @@
+"""What the benchmarks share: contenders measured in rounds, and what is printed, plotted and written of them.
+
+    warm-up: A B C     round 1: A B C     round 2: A B C     …
+
+Machines drift, so contenders are interleaved, and a ratio is taken within each round. Everything in the table, the plot
+and the JSON file is measured, but for what a case keeps under `formulas`, and is labelled so.
+
+The JSON file: `benchmark`, `environment`, and `cases`, a list of
+
+    name, metric, settings    what was measured, and how
+    contenders                {name: {unit, median, min, max, rounds}}, `rounds` in the order of time
+    ratios                    {"a / b": {median, min, max, rounds}}, round by round
+    formulas                  {name: {unit, value}}: computed, not measured (most cases have none)
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# The scripts are run from a checkout, and measure that checkout, whether or not the package is installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import distributed
+from torch.multiprocessing import get_context
+from torch.multiprocessing.spawn import start_processes
+from torch.utils.data import Dataset
+
+from async_dni import Trainer, TrainResult
+from async_dni.run_dir import environment, write_json
+from async_dni.wiring import worker_context
+
+WIDTH = 140  # of what is printed into a file
+GRACE = 2.0  # seconds that a process has to end after SIGTERM, before SIGKILL
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Something that is measured; `stage` where it is one stage's."""
+
+    name: str
+    unit: str
+    stage: int | None = None
+
+    @property
+    def title(self) -> str:
+        """The name, with the stage."""
+        return self.name if self.stage is None else f"stage {self.stage}: {self.name}"
+
+
+Measured = Mapping[Metric, float]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Who is measured: each call of `measure` starts afresh. What `warm_up` returns is thrown away."""
+
+    name: str
+    measure: Callable[[], Measured]
+    warm_up: Callable[[], object] | None = None
+
+
+@dataclass
+class Case:
+    """One metric, measured for every contender under the same settings."""
+
+    name: str
+    metric: Metric
+    settings: dict[str, Any]
+    rounds: dict[str, list[float]]  # of each contender
+    panel: str  # of the plot, that the case is drawn in
+    reference: str | None = None  # the contender whose ratios to the others are taken
+    ratios: dict[str, list[float]] = field(default_factory=dict)
+    formulas: dict[str, float] = field(default_factory=dict)  # computed, in the metric's unit
+
+    def as_dict(self) -> dict[str, Any]:
+        """The case as the JSON file holds it."""
+        unit = self.metric.unit
+        return {
+            "name": f"{self.name}: {self.metric.title}",
+            "metric": self.metric.name,
+            "settings": self.settings,
+            "contenders": {name: {"unit": unit, **spread(rounds)} for name, rounds in self.rounds.items()},
+            "ratios": {name: spread(rounds) for name, rounds in self.ratios.items()},
+            "formulas": {name: {"unit": unit, "value": value} for name, value in self.formulas.items()},
+        }
+
+    def add_ratio(self, name: str, other: str, label: str | None = None) -> None:
+        """The ratio of two contenders, round by round; none where the other measured 0."""
+        if all(self.rounds[other]):
+            pairs = zip(self.rounds[name], self.rounds[other], strict=True)
+            self.ratios[f"{name} / {label or other}"] = [a / b for a, b in pairs]
+
+    def add_ratio_to_best(self, name: str, group: str, others: Sequence[str]) -> None:
+        """The ratio to that one of the others whose median is the highest."""
+        if present := [other for other in others if other in self.rounds]:
+            best = max(present, key=lambda other: statistics.median(self.rounds[other]))
+            self.add_ratio(name, best, f"best {group} ({best})")
+
+
+def spread(rounds: Sequence[float]) -> dict[str, Any]:
+    """Median, minimum, maximum, and the rounds they are of."""
+    return {"median": statistics.median(rounds), "min": min(rounds), "max": max(rounds), "rounds": list(rounds)}
+
+
+def parse_arguments(
+    description: str, arguments: Sequence[str] | None, add: Callable[[argparse.ArgumentParser], None] | None = None
+) -> argparse.Namespace:
+    """The options that every benchmark has, and those that `add` adds. `description` is the script's docstring."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small cases and few rounds, in under a minute")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds after the warm-up; default: 5, with --quick 1")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements here")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a plot here (needs matplotlib)")
+    if add is not None:
+        add(parser)
+    options = parser.parse_args(arguments)
+    if options.rounds is None:
+        options.rounds = 1 if options.quick else 5
+    if options.rounds < 1:
+        parser.error(f"--rounds: got {options.rounds}; allowed: at least 1")
+    return options
+
+
+def compare(
+    name: str,
+    settings: dict[str, Any],
+    contenders: Sequence[Contender],
+    rounds: int,
+    reference: str | None = None,
+    panel: str | None = None,
+    warm_up: bool = True,
+) -> list[Case]:
+    """Measure contenders in rounds; a case for each metric, with the ratio of `reference` to each other contender.
+
+    `panel`: the title of the plot's panel that the cases share; their name by default. `warm_up`: False where it is to
+    be seen that all works, and no more.
+    """
+    console = Console(stderr=True)
+    results: dict[str, list[Measured]] = {contender.name: [] for contender in contenders}
+    with console.status(name, refresh_per_second=1) as status:
+        for number in range(0 if warm_up else 1, rounds + 1):
+            for contender in contenders:
+                status.update(f"{name}: {f'round {number} of {rounds}' if number else 'warm-up'}: {contender.name}")
+                if number:
+                    results[contender.name].append(contender.measure())
+                else:
+                    (contender.warm_up or contender.measure)()
+    return cases(name, settings, results, reference, panel)
+
+
+def cases(
+    name: str,
+    settings: dict[str, Any],
+    results: Mapping[str, Sequence[Measured]],
+    reference: str | None = None,
+    panel: str | None = None,
+) -> list[Case]:
+    """A case for each metric that a contender has."""
+    metrics = dict.fromkeys(metric for measured in results.values() for metric in measured[0])
+    made = []
+    for metric in metrics:
+        rounds = {key: [m[metric] for m in measured] for key, measured in results.items() if metric in measured[0]}
+        stage = {} if metric.stage is None else {"stage": metric.stage}
+        case = Case(name, metric, {**settings, **stage}, rounds, panel or name, reference)
+        if reference is not None and reference in rounds:
+            for other in rounds:
+                if other != reference:
+                    case.add_ratio(reference, other)
+        made.append(case)
+    return made
+
+
+def report(benchmark: str, options: argparse.Namespace, measured: Sequence[Case], x: str | None = None) -> None:
+    """Print what was measured, and write the files that were asked for.
+
+    `x`: the setting that the plot has on its horizontal axis; without one it shows a bar a contender.
+    """
+    machine = {
+        **environment(),
+        "threads": torch.get_num_threads(),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+    }
+    content = {
+        "benchmark": benchmark,
+        "environment": {**machine, "command": sys.argv},
+        "cases": [case.as_dict() for case in measured],
+    }
+    check(content)
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    for name in dict.fromkeys(case.name for case in measured):
+        console.print(_table(name, [case for case in measured if case.name == name]))
+    for key, value in machine.items():
+        console.print(f"{key}: {value}", markup=False, highlight=False)
+    if options.json is not None:
+        write_json(options.json, content)
+    if options.plot is not None:
+        from plotting import plot  # matplotlib is needed for this only
+
+        plot(options.plot, measured, x)
+
+
+def _table(name: str, measured: Sequence[Case]) -> Table:
+    reference = next((case.reference for case in measured if case.reference is not None), None)
+    table = Table(title=name, title_justify="left")
+    for column in ("metric", "contender", "unit"):
+        table.add_column(column)
+    for column in ("median", "min", "max", *([] if reference is None else [f"{reference} / it"])):
+        table.add_column(column, justify="right")
+    for case in measured:
+        metric, unit = case.metric.title, case.metric.unit
+        ratios = {name: _spread(rounds, ".3f") for name, rounds in case.ratios.items()}
+        for contender, rounds in case.rounds.items():
+            ratio = ratios.pop(f"{reference} / {contender}", None)
+            against = [] if ratio is None else [f"{ratio[0]} ({ratio[1]} to {ratio[2]})"]
+            table.add_row(metric, contender, unit, *_spread(rounds), *against)
+        for formula, value in case.formulas.items():
+            table.add_row(metric, f"{formula} (formula)", unit, _number(value))
+        for label, ratio in ratios.items():
+            table.add_row(metric, label, "ratio", *ratio)
+    return table
+
+
+def _spread(rounds: Sequence[float], format: str | None = None) -> list[str]:
+    """Median, minimum and maximum, for a person."""
+    numbers = spread(rounds)
+    values = [numbers[key] for key in ("median", "min", "max")]
+    return [_number(value) if format is None else f"{value:{format}}" for value in values]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def check(content: Any) -> None:
+    """Hold the content of a JSON file to the schema in this module's text. Raises `ValueError`, naming the place."""
+    _expect(content, {"benchmark": str, "environment": dict, "cases": list}, "the file")
+    wanted = {"python": str, "torch": str, "platform": str, "processor": str, "cores": int, "threads": int}
+    _expect(content["environment"], wanted, "environment")
+    if not content["cases"]:
+        raise ValueError("cases: there are none")
+    for case in content["cases"]:
+        keys = {"name": str, "metric": str, "settings": dict, "contenders": dict, "ratios": dict, "formulas": dict}
+        _expect(case, keys, "a case")
+        numbers = {"median": float | int, "min": float | int, "max": float | int, "rounds": list}
+        lengths = set()
+        for kind, more in (("contenders", {"unit": str}), ("ratios", {})):
+            for name, measured in case[kind].items():
+                where = f"{case['name']}, {kind}, {name}"
+                _expect(measured, {**numbers, **more}, where)
+                _check_spread(measured, where)
+                lengths.add(len(measured["rounds"]))
+        if not case["contenders"] or len(lengths) != 1:
+            raise ValueError(f"{case['name']}: every contender and ratio needs the same number of rounds: {lengths}")
+        for name, formula in case["formulas"].items():
+            _expect(formula, {"unit": str, "value": float | int}, f"{case['name']}, formulas, {name}")
+
+
+def _expect(content: Any, keys: Mapping[str, Any], where: str) -> None:
+    for key, kind in keys.items():
+        if key not in content or not isinstance(content[key], kind):
+            raise ValueError(f"{where}: {key!r} should be {kind}, got {content.get(key)!r}")
+
+
+def _check_spread(measured: Mapping[str, Any], where: str) -> None:
+    rounds = measured["rounds"]
+    if not rounds or not all(math.isfinite(value) for value in rounds):
+        raise ValueError(f"{where}: rounds should be finite numbers, got {rounds}")
+    if spread(rounds) != {key: measured[key] for key in ("median", "min", "max", "rounds")}:
+        raise ValueError(f"{where}: median, min or max are not those of the rounds")
+
+
+def fit(trainer: Trainer, data: Dataset, steps: int) -> TrainResult:
+    """Train to the end. Ctrl-C, which ends a run early, ends the benchmark."""
+    result = trainer.fit(data, steps=steps)
+    if result.interrupted_by is not None:
+        raise KeyboardInterrupt
+    return result
+
+
+def run_ranks(function: Callable[..., None], ranks: int, arguments: Sequence[Any], timeout: float = 600.0) -> Any:
+    """Run `function(rank, results, *arguments)` in fresh processes; returns what was put into `results`, once.
+
+    The processes are forked from a server that has loaded torch, as the trainer's workers are. Raises where one fails,
+    with its traceback, and leaves none behind.
+    """
+    worker_context()
+    results = get_context("forkserver").SimpleQueue()
+    context = start_processes(
+        function, (results, *arguments), ranks, join=False, daemon=True, start_method="forkserver"
+    )
+    try:
+        deadline = time.monotonic() + timeout
+        while not context.join(timeout=max(0.0, deadline - time.monotonic())):
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{function.__name__} did not end within {timeout:g} seconds")
+        return results.get()
+    finally:
+        _end(context.processes)
+        results.close()
+
+
+def _end(processes: Sequence[Any]) -> None:
+    for stop in ("terminate", "kill"):
+        for process in processes:
+            if process.is_alive():
+                getattr(process, stop)()
+        deadline = time.monotonic() + GRACE
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+
+
+@contextmanager
+def process_group(rank: int, ranks: int, rendezvous: Path) -> Iterator[None]:
+    """A gloo group that meets in a file and talks over the loopback device."""
+    if Path("/sys/class/net/lo").exists():
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()

@@ -37,7 +37,7 @@ def test_throughput(tmp_path: Path) -> None:
     content = run("throughput.py", tmp_path / "throughput.json", "--workload", "3x256", *chosen)
     harness.check(content)
     (case,) = content["cases"]
-    names = {"cdni", "limit of cdni", "locked, 1 thread", "GPipe, 5 microbatches", "DDP"}
+    names = {"cdni", "cdni, every 2nd", "limit of cdni", "locked, 1 thread", "GPipe, 5 microbatches", "DDP"}
     assert set(case["contenders"]) == names
     assert {"cdni / DDP", "cdni / best locked process (locked, 1 thread)"} < set(case["ratios"])
 

@@ -4,13 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test lint format clean
+.PHONY: train test bench lint format clean
 
 train: $(VENV)/.installed
 	$(BIN)/python launch.py --workers 3 --device-map
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/parity.py
+	$(BIN)/python benchmarks/transport.py
+	$(BIN)/python benchmarks/throughput.py --seconds 3
+	$(BIN)/python benchmarks/update_lock.py
+	$(BIN)/python benchmarks/scaling.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

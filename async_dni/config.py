@@ -134,7 +134,9 @@ class TrainerConfig(_Checked):
     )
     batch_size: int = option(250, "samples a batch", whole(1), metavar="N")
     synthesizer_lr: float | None = option(
-        None, "learning rate of the synthesizers' Adam; default: that of the stages", number(above=0)
+        None,
+        "learning rate of the synthesizers' Adam; default: that of the stages, if theirs is an Adam, else 0.001",
+        number(above=0),
     )
     synthesizer_hidden: tuple[int, ...] | None = option(
         None,

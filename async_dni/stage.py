@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
 from .data import Batch
 from .method import Loss, LossGradient, Method, SyntheticGradient, TrueGradient
@@ -175,7 +175,7 @@ class StageSpec:
     optimizer: OptimizerFactory
     loss_fn: Loss
     synthesizer: nn.Module | None  # None in the last stage, and for methods that wait for the true gradient
-    synthesizer_lr: float | None  # None: that of the stage's optimizer
+    synthesizer_lr: float | None  # None: that of the stage's optimizer, if it is an Adam, else 1e-3
     classes: int  # of the labels that the synthesizer sees, 0 where it sees none
     late: bool = False  # whether, without a synthesizer, updates come some batches late
     synthesizer_every: int = 1
@@ -212,8 +212,8 @@ class StageSpec:
             return TrueGradient(late=self.late)
         synthesizer = self.synthesizer.to(device).train()
         lr = self.synthesizer_lr
-        if lr is None:
-            lr = optimizer.param_groups[0]["lr"] if optimizer is not None else 1e-3
+        if lr is None:  # an Adam's learning rate suits another; that of SGD, say, is of another scale
+            lr = optimizer.param_groups[0]["lr"] if isinstance(optimizer, Adam | AdamW) else 1e-3
         return SyntheticGradient(
             synthesizer, Adam(synthesizer.parameters(), lr=lr, fused=True), conditioned=self.classes > 0
         )

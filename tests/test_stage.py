@@ -597,15 +597,17 @@ def test_a_single_stage_is_first_and_last():
     assert stage.weight_version == 1
 
 
-def test_the_synthesizers_learning_rate_is_the_stages_unless_set():
-    def rate(lr, module):
-        stage = build(0, module, nonzero_synthesizer(2, (), 0), optimizer=partial(torch.optim.SGD, lr=0.07), lr=lr)
+def test_the_synthesizers_learning_rate_is_that_of_the_stages_adam_unless_set():
+    def rate(lr, module, kind=torch.optim.Adam):
+        stage = build(0, module, nonzero_synthesizer(2, (), 0), optimizer=partial(kind, lr=0.07), lr=lr)
         assert isinstance(stage.method.optimizer, torch.optim.Adam)
         return stage.method.optimizer.param_groups[0]["lr"]
 
     assert rate(None, nn.Sequential(nn.Linear(2, 2))) == 0.07
     assert rate(0.5, nn.Sequential(nn.Linear(2, 2))) == 0.5
     assert rate(None, nn.Sequential(nn.ReLU())) == 1e-3
+    # SGD's rates are of another scale: with its 0.1, a synthesizer's Adam spoilt the training of the whole network
+    assert rate(None, nn.Sequential(nn.Linear(2, 2)), torch.optim.SGD) == 1e-3
 
 
 def test_layers_are_the_names_of_the_networks_blocks():

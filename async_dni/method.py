@@ -96,8 +96,8 @@ class TrueGradient:
 class SyntheticGradient:
     """DNI and cDNI: a synthesizer predicts the gradient, and learns from the one that comes back.
 
-    `conditioned`: the synthesizer sees the labels (cDNI). Predictions and
-    targets are per-sample gradients; those of stages are of a batch mean, so they differ by the number of rows.
+    `conditioned`: the synthesizer sees the labels (cDNI). Predictions and targets are per-sample gradients; those of
+    stages are of a batch mean, so they differ by the number of rows.
     """
 
     waits = late = False

@@ -62,8 +62,8 @@ class Stage:
         self.is_first, self.is_last = is_first, is_last
         self.pending: dict[int, Pending] = {}  # by batch index, oldest first
         self.weight_version = 0  # updates made so far
-        # autograd refuses layers that change their input in place where that is a leaf; they get a copy
         self._parameters = list(module.parameters())
+        # autograd refuses layers that change their input in place where that is a leaf; they get a copy
         self._copies_input = any(getattr(layer, "inplace", False) for layer in module.modules())
 
     def forward(self, batch: Batch) -> Tensor:

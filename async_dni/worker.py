@@ -151,9 +151,8 @@ class Worker:
         sent = self._send_activation(batch, h)
         telemetry.enter("update")
         grad_input = stage.update(batch.index)
-        if stage.holds_input(batch.index):
-            pass  # the update waits for the true gradient; so does the slot, which the update will read
-        else:
+        # An update that waits for the true gradient will read the slot, which waits with it.
+        if not stage.holds_input(batch.index):
             telemetry.updated()
             self._send_gradient(batch.index, grad_input)
             self._release_input()

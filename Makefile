@@ -18,6 +18,10 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/throughput.py --seconds 3
 	$(BIN)/python benchmarks/update_lock.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/staleness.py --steps 500 --rounds 1
+	$(BIN)/python benchmarks/time_to_accuracy.py --steps 720 --learning-rates 1e-3 --targets 4,3 --rounds 1
+	$(BIN)/python benchmarks/accuracy.py --rounds 1
+	$(BIN)/python benchmarks/faults.py --only kills,outage,hangs
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,12 +11,26 @@ from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run, print; returns the exit status, which is 1 also where something could not be written or printed."""
+    # Imported here, and below, so that workers, which import this file again, don't load what only the parent needs.
+    from async_dni.output import lasting_output
+
+    with lasting_output("launch.py") as output:
+        try:
+            status = run(arguments)
+        except SystemExit as exit:  # of the parser
+            status = exit.code if isinstance(exit.code, int) else 0
+        except KeyboardInterrupt:
+            status = 130
+    return status or int(output.failed)
+
+
+def run(arguments: Sequence[str] | None) -> int:
     """Parse, run, print; returns the exit status."""
-    # Imported here, so that workers, which import this file again, don't load what only the parent needs.
     import torch
     from rich.console import Console
 
-    from async_dni import ConfigError, ExperimentConfig, Trainer, TrainerConfig, WorkerError, load_dataset
+    from async_dni import ConfigError, DataError, ExperimentConfig, Trainer, TrainerConfig, WorkerError, load_dataset
     from async_dni.cli import make_model, make_optimizer, make_parser, parse, print_summary, refuse
     from async_dni.progress import LiveProgress, PlainProgress, Progress
 
@@ -41,11 +56,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WorkerError as error:
         print(f"{error.details}launch.py: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
+    except DataError as error:
+        print(f"launch.py: {error}", file=sys.stderr)
+        return 1
     print_summary(console, result.summary, result.run_dir)
+    if result.problems:
+        return 1
     return 0 if result.interrupted_by is None else 128 + result.interrupted_by
 
 
+def open_closed_streams() -> None:
+    """Standard streams that were closed (`>&-`) lead nowhere: else the next file to be opened would be one."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    open_closed_streams()
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # while it was being loaded
+        sys.exit(130)

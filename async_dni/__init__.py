@@ -5,6 +5,7 @@ from .data import ImageDataset, load_dataset
 from .evaluate import Evaluation, evaluate
 from .models import fcn, tanh
 from .run import TrainResult
+from .samples import DataError
 from .supervisor import WorkerError
 from .synthesizer import ConvSynthesizer, LinearSynthesizer, MLPSynthesizer
 from .trainer import Trainer
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ConfigError",
     "ConvSynthesizer",
+    "DataError",
     "Evaluation",
     "ExperimentConfig",
     "ImageDataset",

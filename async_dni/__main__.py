@@ -10,13 +10,21 @@ from pathlib import Path
 from rich.console import Console
 
 from .checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint
-from .cli import Parser, print_summary
+from .cli import Parser, cut, one_line, print_summary
 from .config import ConfigError
+from .output import lasting_output
 from .run_dir import RunDir
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, print; returns the exit status."""
+    with lasting_output("async_dni") as output:
+        status = show(arguments)
+    return status or int(output.failed)
+
+
+def show(arguments: Sequence[str] | None) -> int:
+    """Parse, print; returns the exit status. Raises `SystemExit` where the parser does."""
     parser = Parser(prog="async_dni", description="Look at runs and their checkpoints.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     for name, help in (("summary", "what a run came to"), ("checkpoint", "what a checkpoint holds")):
@@ -27,10 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         {"summary": show_summary, "checkpoint": show_checkpoint}[options.command](console, options.path)
     except ConfigError as error:
-        print(f"{parser.prog} {options.command}: got {error.shown}; {error.allowed}", file=sys.stderr)
+        text = f"{parser.prog} {options.command}: got {cut(error.shown)}; {error.allowed}"
+        print(one_line(text), file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        return 0  # the reader, `head` say, has enough
     return 0
 
 

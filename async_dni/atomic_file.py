@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write beside `path`, flush to the disk, then rename: a reader sees the old file or the new one, whole."""
+    """Write beside `path`, flush to the disk, then rename: a reader sees the old file or the new one, whole.
+
+    Raises `OSError` where that can't be done, also from within `torch.save`.
+    """
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             write(file)
@@ -18,8 +22,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             os.fsync(file.fileno())
             os.chmod(file.name, 0o666 & ~_umask())
             os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
+        except BaseException as error:
+            with suppress(OSError):  # its directory may have gone
+                os.unlink(file.name)
+            # torch.save's archive trips over the bytes that were not written, and says nothing of the disk
+            if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+                raise error.__context__ from None
             raise
 
 

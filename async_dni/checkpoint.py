@@ -13,7 +13,6 @@ Tensors and plain values only, read with `weights_only=True`.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import warnings
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from .atomic_file import write_atomically
 from .config import ConfigError
+from .partition import named_blocks
 
 FORMAT, VERSION = "async_dni checkpoint", 1
 _NAME = re.compile(r"step-(\d+)\.pt")
@@ -90,7 +90,7 @@ class Checkpoint:
                 )
         shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
         found = {name: tuple(value.shape) for name, value in self.model.items()}
-        blocks = [name for name, _ in model.named_children()]
+        blocks = [name for name, _ in named_blocks(model)]
         differing = sorted(set(shapes.items()) ^ set(found.items()))
         if differing:
             name = differing[0][0]
@@ -147,6 +147,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ConfigError("resume", path, "the file is no checkpoint of async_dni")
     if (version := content.pop("version")) != VERSION:
         raise ConfigError("resume", path, f"its format is version {version}; this program reads {VERSION}")
-    if set(content) != {field.name for field in dataclasses.fields(Checkpoint)}:
+    kinds = {"step": int, "wall_seconds": float, "identity": dict, "blocks": list, "split": list, "stages": list}
+    if set(content) != {*kinds, "model"} or not all(isinstance(content[name], kind) for name, kind in kinds.items()):
         raise ConfigError("resume", path, "the file is damaged, or is no checkpoint (fields are missing)")
+    if not isinstance(content["model"], dict) or not all(isinstance(v, Tensor) for v in content["model"].values()):
+        raise ConfigError("resume", path, "the file is damaged, or is no checkpoint (its network is none)")
     return Checkpoint(**content)

@@ -18,6 +18,7 @@ from rich.console import Console
 from torch import nn
 
 from .config import ConfigError, ExperimentConfig
+from .memory import check_fits
 from .models import fcn, tanh
 from .progress import blocks
 from .run_dir import RunDir
@@ -30,7 +31,7 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, without the usage, and exits with status 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, one_line(f"{self.prog}: {message}") + "\n")
 
 
 def make_parser(prog: str, *configs: type) -> Parser:
@@ -105,11 +106,11 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, *con
 
 def resumed_settings(path: Path, given: dict[str, Any]) -> dict[str, Any]:
     """The settings of the run that is resumed, without those that the given ones replace."""
-    run_dir = RunDir(path.absolute().parents[1] if path.is_file() else path)
+    run_dir = RunDir.of(path)
     try:
         stored = json.loads(run_dir.config.read_text())
         split, workers = stored["used"]["split"], stored["workers"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ConfigError("resume", path, f"allowed: a run directory; {run_dir.config} can't be read") from None
     replaced = {"resume", "run_dir"}
     replaced |= {"epochs", "steps"} if {"epochs", "steps"} & set(given) else set()
@@ -128,10 +129,15 @@ def from_json(value: Any, hint: Any) -> Any:
 
 
 def make_model(experiment: ExperimentConfig, input_shape: Sequence[int], num_classes: int = 10) -> nn.Sequential:
-    """The network that the settings name."""
+    """The network that the settings name. Raises `ConfigError` where it does not fit in memory."""
     if experiment.model == "tanh":
-        return tanh(experiment.width or 2048, input_shape=input_shape, num_classes=num_classes)
-    return fcn(experiment.layers or 3, experiment.width or 256, input_shape=input_shape, num_classes=num_classes)
+        width = experiment.width or 2048
+        make = partial(tanh, width, input_shape=input_shape, num_classes=num_classes)
+    else:
+        width = experiment.width or 256
+        make = partial(fcn, experiment.layers or 3, width, input_shape=input_shape, num_classes=num_classes)
+    check_fits(make, "width", width, "the network")
+    return make()
 
 
 def make_optimizer(experiment: ExperimentConfig) -> OptimizerFactory:
@@ -164,5 +170,16 @@ def print_summary(console: Console, summary: dict[str, Any], run_dir: Path | Non
 
 def refuse(parser: argparse.ArgumentParser, error: ConfigError) -> int:
     """Say what was wrong with a setting; exit status 2."""
-    print(f"{parser.prog}: {flag(error.setting)}: got {error.shown}; {error.allowed}", file=sys.stderr)
+    print(one_line(f"{parser.prog}: {flag(error.setting)}: got {cut(error.shown)}; {error.allowed}"), file=sys.stderr)
     return 2
+
+
+def one_line(text: str) -> str:
+    """Text with all that is no printable character escaped, line ends too, and cut where it is very long."""
+    escaped = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut(text, 2000))
+    return "".join(escaped)
+
+
+def cut(text: str, most: int = 500) -> str:
+    """Text without its middle where it is long."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 :]}"

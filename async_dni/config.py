@@ -17,10 +17,13 @@ from typing import Any
 METHODS = ("cdni", "dni", "delayed", "backprop")
 TRUE_GRADIENT_METHODS = ("delayed", "backprop")  # each update waits for the gradient that comes back from the loss
 OVERFLOWS = ("block", "drop")
+DIVERGENCE_ACTIONS = ("stop", "skip", "restore")
 MODELS = ("fcn", "tanh")
 DATASETS = ("mnist", "fashion-mnist", "cifar10")
 OPTIMIZERS = ("adam", "sgd")
 IMAGE_SIZES = (28, 32)
+MOST_WORKERS = 1024
+MOST_UNITS = 1_000_000  # a layer; what fits in memory is less
 
 
 class ConfigError(ValueError):
@@ -78,15 +81,25 @@ def number(*, above: float | None = None, least: float | None = None, below: flo
 
 
 def widths(value: Any) -> str | None:
-    """Check that a value is a sequence of whole numbers of at least 1 (it may be empty)."""
-    fits = isinstance(value, Sequence) and all(type(item) is int and item >= 1 for item in value)
-    return None if fits else "allowed: whole numbers of at least 1, separated by commas"
+    """Check that a value is a sequence of numbers of units (it may be empty)."""
+    fits = isinstance(value, Sequence) and all(type(item) is int and 1 <= item <= MOST_UNITS for item in value)
+    return None if fits else f"allowed: whole numbers of at least 1 and at most {MOST_UNITS}, separated by commas"
 
 
 def increasing(value: Any) -> str | None:
     """Check that a value is a strictly increasing sequence of whole numbers of at least 1."""
     fits = widths(value) is None and all(a < b for a, b in zip(value, value[1:], strict=False))
     return None if fits and len(value) else "allowed: increasing whole numbers of at least 1, separated by commas"
+
+
+def path(value: Any) -> str | None:
+    """Check that a value is a path."""
+    return None if isinstance(value, str | Path) else "allowed: a path"
+
+
+def devices(value: Any) -> str | None:
+    """Check that a value can name devices; `assign_devices` knows which there are."""
+    return None if isinstance(value, str) else "allowed: auto, cpu, cuda, or one device a worker, separated by commas"
 
 
 def steps_or_epoch(value: Any) -> str | None:
@@ -111,10 +124,13 @@ class _Checked:
 class TrainerConfig(_Checked):
     """How a network is trained: what `Trainer` takes beside the model, the loss and the optimizer."""
 
-    workers: int = option(3, "stages, one process each; at most one per block of the network", whole(1), metavar="N")
+    workers: int = option(
+        3, "stages, one process each; at most one per block of the network", whole(1, MOST_WORKERS), metavar="N"
+    )
     device_map: str = option(
         "auto",
         "auto (CUDA devices in turn, if any, else cpu), cpu, cuda, or one device a worker: cuda:0,cuda:1,cpu",
+        devices,
         metavar="SPEC",
         nargs="?",
         const="auto",
@@ -165,23 +181,54 @@ class TrainerConfig(_Checked):
         metavar="N",
     )
     threads_per_worker: int | None = option(
-        None, "threads of each worker's arithmetic; default: the cores shared out, at least 1", whole(1), metavar="N"
+        None,
+        "threads of each worker's arithmetic; default: the cores shared out, at least 1",
+        whole(1, 1024),
+        metavar="N",
     )
     pin_cores: bool = option(False, "pin each worker to cores of its own, in turn", action="store_true")
     serial: bool = option(
         False, "run all stages in this process, in a defined order (for a debugger)", action="store_true"
     )
     run_dir: Path | None = option(
-        None, "directory of the run's files; default of launch.py: runs/<date-time>", metavar="DIR"
+        None, "directory of the run's files; default of launch.py: runs/<date-time>", path, metavar="DIR"
     )
-    resume: Path | None = option(None, "run directory, or checkpoint in one, to go on from", metavar="RUN_DIR")
+    resume: Path | None = option(None, "run directory, or checkpoint in one, to go on from", path, metavar="RUN_DIR")
     checkpoint_every: int | str = option(
         0, "batches between checkpoints, or `epoch`; 0: at the end only", steps_or_epoch, metavar="STEPS|epoch"
     )
     keep_checkpoints: int = option(3, "newest checkpoints to keep", whole(1), metavar="N")
     eval_every: int = option(1, "epochs between evaluations; 0: at the end only", whole(0), metavar="EPOCHS")
+    snapshot_every: int = option(
+        200,
+        "batches between a worker's snapshots in memory, which it is restarted from; 0: none",
+        whole(0),
+        metavar="N",
+    )
+    max_restarts: int = option(
+        3, "workers that were killed or hang are started again so many times in a run", whole(0), metavar="N"
+    )
+    heartbeat_timeout: float = option(
+        60.0,
+        "seconds after which a worker that enters no phase is taken to hang, and killed; 0: never",
+        number(least=0, below=1e6),
+        metavar="SECONDS",
+    )
+    on_divergence: str = option(
+        "stop",
+        "when a loss, gradient or output is not finite: end the run (stop), pass over the update (skip), or take up the "
+        "stage's last snapshot and go on (restore)",
+        one_of(DIVERGENCE_ACTIONS),
+        choices=DIVERGENCE_ACTIONS,
+    )
+    clip_grad_norm: float | None = option(
+        None,
+        "scale the gradients of a stage's layers down to this norm; default: never",
+        number(above=0),
+        metavar="NORM",
+    )
     start_timeout: float = option(
-        120.0, "seconds that the workers may take to become ready", number(above=0), metavar="SECONDS"
+        120.0, "seconds that the workers may take to become ready", number(above=0, below=1e6), metavar="SECONDS"
     )
 
     def __post_init__(self) -> None:
@@ -208,6 +255,14 @@ class TrainerConfig(_Checked):
         if self.method == "delayed" and self.lag is not None and self.lag > self.queue_capacity:
             allowed = f"delayed has at most --queue-capacity batches in flight; allowed: 1 to {self.queue_capacity}"
             raise ConfigError("lag", self.lag, allowed)
+        if self.serial and self.on_divergence != "stop":
+            raise ConfigError(
+                "on_divergence", self.on_divergence, "one process has no snapshots; allowed with --serial: stop"
+            )
+        if self.on_divergence == "restore" and not self.snapshot_every:
+            raise ConfigError(
+                "on_divergence", "restore", "there is nothing to restore; allowed with --snapshot-every 0: stop, skip"
+            )
         if self.resume is not None and self.run_dir is not None:
             raise ConfigError("run_dir", self.run_dir, f"a resumed run goes on in its own directory, {self.resume}")
 
@@ -236,12 +291,18 @@ class ExperimentConfig(_Checked):
     model: str = option(
         "fcn", "fcn (Linear, BatchNorm, ReLU blocks) or tanh (one hidden layer)", one_of(MODELS), choices=MODELS
     )
-    layers: int | None = option(None, "layers of fcn, the output layer included; default: 3", whole(1), metavar="N")
-    width: int | None = option(None, "units a hidden layer; default: 256 (fcn), 2048 (tanh)", whole(1), metavar="N")
+    layers: int | None = option(
+        None, "layers of fcn, the output layer included; default: 3", whole(1, 10_000), metavar="N"
+    )
+    width: int | None = option(
+        None, "units a hidden layer; default: 256 (fcn), 2048 (tanh)", whole(1, MOST_UNITS), metavar="N"
+    )
     dataset: str = option(
         "mnist", "mnist ships with the repository; the others are torchvision's", one_of(DATASETS), choices=DATASETS
     )
-    data_dir: Path | None = option(None, "directory of the data sets; default: data/ of the repository", metavar="DIR")
+    data_dir: Path | None = option(
+        None, "directory of the data sets; default: data/ of the repository", path, metavar="DIR"
+    )
     image_size: int | None = option(
         None, "28, or 32 (28 padded); default: the data set's own", one_of(IMAGE_SIZES), metavar="{28,32}"
     )

@@ -14,14 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset, TensorDataset, default_collate
+from torch.utils.data import Dataset
 
 from .atomic_file import write_atomically
 from .config import DATASETS, ConfigError
+from .samples import BatchCheck, DataError, Labels, check_finite, get_batch, is_tensors
 
 # The repository's own data directory; an installed package has none, and looks below the working directory.
 _REPOSITORY_DATA = Path(__file__).resolve().parents[1] / "data"
 DEFAULT_DATA_DIR = _REPOSITORY_DATA if _REPOSITORY_DATA.is_dir() else Path("data")
+
+CLASSES = 10  # of all of them
 
 # MD5 sums of MNIST's unpacked IDX files: those that the data set is known by.
 MNIST_MD5 = {
@@ -82,7 +85,7 @@ def load_dataset(
         unpack_mnist(root)
     datasets = _torchvision_datasets()
     kind = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}[name]
-    train, test = (_read(kind, name, root, is_train) for is_train in (True, False))
+    train, test = (_read(kind, name, root, is_train, native) for is_train in (True, False))
     mean, std = _channel_statistics(train[0])
     pad = (size - native) // 2
     return ImageDataset(*train, mean, std, pad), ImageDataset(*test, mean, std, pad)
@@ -95,10 +98,10 @@ def unpack_mnist(root: Path) -> None:
     """
     raw = root / "MNIST" / "raw"
     for name, md5 in MNIST_MD5.items():
-        if (raw / name).is_file():
-            continue
         archive = root / "mnist" / f"{name}.gz"
         try:
+            if (raw / name).is_file():
+                continue
             content = gzip.decompress(archive.read_bytes())
         except FileNotFoundError:
             wanted = ", ".join(f"{name}.gz" for name in MNIST_MD5)
@@ -139,19 +142,34 @@ def _torchvision_datasets() -> Any:
     return torchvision.datasets
 
 
-def _read(kind: Any, name: str, root: Path, train: bool) -> tuple[Tensor, Tensor]:
-    """Images `[samples, channels, height, width]` uint8 and labels `[samples]` int64."""
+def _read(kind: Any, name: str, root: Path, train: bool, size: int) -> tuple[Tensor, Tensor]:
+    """Images `[samples, channels, height, width]` uint8 and labels `[samples]` int64, checked."""
     folder = root / ("cifar-10-batches-py" if name == "cifar10" else f"{kind.__name__}/raw")
     try:
         data = kind(root, train=train, download=name != "mnist")
-    except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # torchvision checks little, so damaged files raise whatever they lead it to
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
             "data_dir", root, f"{name} can't be read or downloaded; its files go to {folder} ({reason})"
         ) from None
     images, labels = torch.as_tensor(data.data), torch.as_tensor(data.targets)
     images = images.permute(0, 3, 1, 2).contiguous() if images.dim() == 4 else images.unsqueeze(1)
+    if problem := _problem(images, labels, size):
+        raise ConfigError("data_dir", root, f"{'training' if train else 'test'} files in {folder}: {problem}")
     return images, labels
+
+
+def _problem(images: Tensor, labels: Tensor, size: int) -> str | None:
+    """What is wrong with a data set's images `[samples, channels, height, width]` and labels."""
+    if not len(images) or len(images) != len(labels):
+        return f"{len(images)} images and {len(labels)} labels; allowed: as many, and at least one"
+    if images.shape[2:] != (size, size):
+        return f"images of {images.shape[2]}×{images.shape[3]}; allowed: {size}×{size}"
+    try:
+        Labels(CLASSES).check(labels, torch.arange(len(labels)))
+    except DataError as error:
+        return f"{error.subject} {error.problem}"
+    return None
 
 
 def _channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
@@ -179,40 +197,61 @@ class BatchStream:
     """Batches of a data set in a seeded order, anew in each epoch: a function of (seed, batch index) alone.
 
     Any batch can be asked for, so a stream is resumed by its index. An epoch's last batch may be smaller.
+    Raises `DataError`, naming the sample, where one can't be loaded or is not what it should be.
     """
 
     def __init__(self, dataset: Dataset, batch_size: int, steps: int, seed: int) -> None:
         self.dataset, self.batch_size, self.steps, self.seed = dataset, batch_size, steps, seed
         self.samples = len(dataset)  # type: ignore[arg-type]
         self.steps_per_epoch = -(-self.samples // batch_size)
+        self._check = None if in_memory(dataset) else BatchCheck(dataset)  # what is in memory is checked by `allow`
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.int64)
 
     def __getitem__(self, index: int) -> Batch:
+        indices = self.indices(index)
+        try:
+            x, target = get_batch(self.dataset, indices)
+            if self._check is not None:
+                self._check(x, target, indices)
+        except DataError as error:
+            error.batch = index
+            raise
+        return Batch(index, x, target)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self[index] for index in range(self.steps))
+
+    def indices(self, index: int) -> Tensor:
+        """Indices of a batch's samples in the data set."""
         if not 0 <= index < self.steps:
             raise IndexError(f"batch {index} of a stream of {self.steps}")
         epoch, position = divmod(index, self.steps_per_epoch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self._epoch, self._order = epoch, torch.randperm(self.samples, generator=generator)
-        chosen = self._order[position * self.batch_size : (position + 1) * self.batch_size]
-        return Batch(index, *get_batch(self.dataset, chosen))
+        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
 
-    def __iter__(self) -> Iterator[Batch]:
-        return (self[index] for index in range(self.steps))
-
-
-def get_batch(dataset: Dataset, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Samples and targets of a data set of `(sample, target)` pairs: by its own `get_batch`, else by PyTorch."""
-    if isinstance(dataset, TensorDataset):
-        x, target = (tensor.index_select(0, indices) for tensor in dataset.tensors)
-    elif hasattr(dataset, "get_batch"):
-        x, target = dataset.get_batch(indices)
-    else:
-        x, target = default_collate([dataset[int(index)] for index in indices])
-    return x, target
+    def allow(self, labels: Labels | None, batch: Batch) -> None:
+        """The loss takes these labels: checked here for what is in memory and for `batch`, else as batches come."""
+        if self._check is None:
+            check_in_memory(self.dataset, labels)
+            return
+        self._check.labels = labels
+        if labels is not None:
+            labels.check(batch.target, self.indices(batch.index))
 
 
-def as_dataset(data: Dataset | Sequence[Tensor]) -> Dataset:
-    """A data set, or a pair of tensors (samples, targets) as one."""
-    return data if isinstance(data, Dataset) else TensorDataset(*data)
+def in_memory(dataset: Dataset) -> tuple[Tensor, ...] | None:
+    """The tensors that hold all samples and targets of a data set; None of one that loads or makes them."""
+    if isinstance(dataset, ImageDataset):
+        return dataset.images, dataset.labels
+    return dataset.tensors if is_tensors(dataset) else None
+
+
+def check_in_memory(dataset: Dataset, labels: Labels | None) -> None:
+    """Raise `DataError` where a data set that is in memory holds a number that is not finite, or another label."""
+    for tensor in (tensors := in_memory(dataset) or ()):
+        check_finite(tensor, torch.arange(len(tensor)))
+    if tensors and labels is not None:
+        labels.check(tensors[1], torch.arange(len(tensors[1])))

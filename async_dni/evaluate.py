@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from .data import get_batch
 from .method import Loss
+from .samples import Labels, get_batch
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,10 @@ class Evaluation:
 def evaluate(
     model: nn.Module, dataset: Dataset, loss_fn: Loss, batch_size: int = 1000
 ) -> tuple[float, list[list[int]] | None]:
-    """Mean loss and, where outputs are logits `[batch, classes]` and targets int64 labels, the confusion matrix."""
+    """Mean loss and, where outputs are logits `[batch, classes]` and targets int64 labels, the confusion matrix.
+
+    Raises `DataError`, naming the sample, for one that can't be loaded and for a label that the loss does not take.
+    """
     model.eval()
     samples: int = len(dataset)  # type: ignore[arg-type]
     loss, confusion = 0.0, None
@@ -40,18 +43,22 @@ def evaluate(
         for indices in torch.arange(samples).split(batch_size):
             x, target = get_batch(dataset, indices)
             output = model(x)
+            if labels := Labels.of(loss_fn, output, target):
+                labels.check(target, indices)
             loss += float(loss_fn(output, target)) * len(indices)
             if output.dim() == 2 and target.dim() == 1 and not target.is_floating_point():
                 classes = output.shape[1]
-                cells = torch.bincount(target * classes + output.argmax(1), minlength=classes**2)
+                cells = target * classes + output.argmax(1)
+                counted = (target >= 0) & (target < classes)  # the others are those that the loss ignores
+                cells = torch.bincount(cells[counted], minlength=classes**2)
                 confusion = cells if confusion is None else confusion + cells
     table = None if confusion is None else confusion.view(classes, classes).tolist()
     return loss / samples, table
 
 
 def error_percent(confusion: list[list[int]] | None) -> float | None:
-    """The share of a confusion matrix off its diagonal, in per cent."""
-    if confusion is None:
+    """The share of a confusion matrix off its diagonal, in per cent; None where nothing was counted."""
+    total = sum(map(sum, confusion or []))
+    if confusion is None or not total:
         return None
-    total = sum(map(sum, confusion))
     return 100 * (total - sum(row[i] for i, row in enumerate(confusion))) / total

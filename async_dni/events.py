@@ -1,12 +1,21 @@
-"""What a worker tells its supervisor, through its event pipe: frozen dataclasses, pickled; a few a second at most."""
+"""What a worker tells its supervisor, through its event pipe: frozen dataclasses, pickled; a few a second at most.
+
+In the pipe, each is 8 bytes that say how long it is, and the pickle.
+"""
 
 from __future__ import annotations
 
 import io
+import os
+import pickle
+from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+
+_LENGTH = 8  # bytes
 
 
 @dataclass(frozen=True)
@@ -47,8 +56,56 @@ class Finished:
 class Failed:
     """The worker raised."""
 
-    error: str  # the last line of the traceback
-    traceback: str
+    error: str  # what and where, to follow "stage 1"
+    traceback: str  # empty where it would tell nothing
+
+
+def send_event(connection: Connection, event: object) -> None:
+    """Send an event to the supervisor; waits while the pipe is full. Raises `BrokenPipeError` when it has gone."""
+    message = pickle.dumps(event)
+    for part in (len(message).to_bytes(_LENGTH, "little"), message):
+        left = memoryview(part)
+        while left:
+            left = left[os.write(connection.fileno(), left) :]
+
+
+class EventReceiver:
+    """The supervisor's end of an event pipe. It never waits: a worker may be stopped half way through an event."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._received = connection, bytearray()
+        os.set_blocking(connection.fileno(), False)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will come."""
+        return self._connection.closed
+
+    def fileno(self) -> int:
+        """For `multiprocessing.connection.wait`."""
+        return self._connection.fileno()
+
+    def close(self) -> None:
+        """Receive no more."""
+        self._connection.close()
+
+    def receive(self) -> Iterator[object]:
+        """The events that have come whole. Closes when the worker's end is closed; what is left of an event is dropped."""
+        while not self.closed:
+            try:
+                chunk = os.read(self.fileno(), 1 << 20)
+            except BlockingIOError:
+                break
+            self._received += chunk
+            if not chunk:
+                self.close()
+        while len(self._received) >= _LENGTH:
+            end = _LENGTH + int.from_bytes(self._received[:_LENGTH], "little")
+            if len(self._received) < end:
+                break
+            message = bytes(self._received[_LENGTH:end])
+            del self._received[:end]
+            yield pickle.loads(message)
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:

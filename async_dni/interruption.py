@@ -1,4 +1,8 @@
-"""SIGINT and SIGTERM while a run goes on: the first asks for an early end, the second ends at once."""
+"""SIGINT, SIGTERM and SIGHUP while a run goes on: the first asks for an early end, the second ends at once.
+
+A terminal that is closed may send SIGHUP twice, by its shell and by the kernel, so a SIGHUP is never the second. Where
+it is ignored from the start, as under `nohup`, it stays ignored.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption:
@@ -21,7 +27,9 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        handled = [number for number in SIGNALS if not (under_nohup and number == signal.SIGHUP)]
+        previous = {number: signal.signal(number, self._handle) for number in handled}
         try:
             yield
         finally:
@@ -30,6 +38,8 @@ class Interruption:
 
     def _handle(self, number: int, _frame: object) -> None:
         if self.number is not None:
-            raise KeyboardInterrupt
+            if number != signal.SIGHUP:
+                raise KeyboardInterrupt
+            return
         self.number = number
         self.on_signal()

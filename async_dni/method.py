@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .divergence import check_loss
 from .optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -55,8 +56,9 @@ class LossGradient:
         self.loss: Tensor | None = None
 
     def now(self, h: Tensor, target: Tensor) -> Tensor:
-        leaf = h.detach().requires_grad_()
+        leaf, self.loss = h.detach().requires_grad_(), None
         loss = self.loss_fn(leaf, target)
+        check_loss(loss.detach(), "loss")
         self.loss = loss.detach()
         (grad,) = torch.autograd.grad(loss, leaf)
         return grad
@@ -105,6 +107,7 @@ class SyntheticGradient:
     def __init__(self, synthesizer: nn.Module, optimizer: Optimizer, *, conditioned: bool) -> None:
         self.synthesizer, self.optimizer, self.conditioned = synthesizer, optimizer, conditioned
         self._parameters = list(synthesizer.parameters())
+        self._set_gradients = getattr(synthesizer, "set_gradients", None)  # of one that needs no autograd
         self.loss: Tensor | None = None
 
     def now(self, h: Tensor, target: Tensor) -> Tensor:
@@ -119,18 +122,29 @@ class SyntheticGradient:
         """
         rows = len(h)
         # Σ (M(h) − rows·δ)² / rows has the gradient 2 (M(h) − rows·δ) / rows with respect to the prediction, which is
-        # handed to autograd as it is: one pass over the features instead of four.
+        # handed on as it is: one pass over the features instead of four.
         clear_gradients(self._parameters)
-        prediction = self._predict(h, target)
+        self.loss = None
+        with torch.set_grad_enabled(self._set_gradients is None):
+            prediction = self._predict(h, target)
         with torch.no_grad():
             error = torch.sub(prediction, grad_output, alpha=rows)
             flat = error.flatten()
-            self.loss = torch.dot(flat, flat) / rows
-        prediction.backward(error.mul_(2 / rows))
+            loss = torch.dot(flat, flat) / rows
+        check_loss(loss, "synthesizer's loss")
+        self.loss = loss
+        error.mul_(2 / rows)
+        if self._set_gradients is None:
+            prediction.backward(error)
+        else:
+            self._set_gradients(h, self._labels(target), error)
         self.optimizer.step()
 
     def _predict(self, h: Tensor, target: Tensor) -> Tensor:
-        return self.synthesizer(h, target if self.conditioned else None)
+        return self.synthesizer(h, self._labels(target))
+
+    def _labels(self, target: Tensor) -> Tensor | None:
+        return target if self.conditioned else None
 
     def state_dict(self) -> dict[str, Any]:
         return {

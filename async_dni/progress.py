@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console, Group
@@ -35,6 +36,11 @@ class Progress:
 
     def on_note(self, text: str) -> None:
         """Something that a person should know."""
+
+    def on_warning(self, text: str) -> None:
+        """Something went wrong that the run survives; said on standard error, also where nothing else is shown."""
+        with suppress(OSError):
+            print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 class PlainProgress(Progress):

@@ -1,4 +1,7 @@
-"""What becomes of a run's cuts: evaluations, checkpoints, and in the end the trained network and the summary."""
+"""What becomes of a run's cuts: evaluations, checkpoints, and in the end the trained network and the summary.
+
+A file that can't be written, or an evaluation that fails, ends nothing: it is told (`Problems`), and the run goes on.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from .checkpoint import Checkpoint, save_checkpoint
 from .data import BatchStream
 from .evaluate import Evaluation, error_percent, evaluate
 from .method import Loss
+from .problems import Problems
 from .progress import Progress
 from .run_dir import RunDir, write_json
 
@@ -34,6 +38,7 @@ class TrainResult:
     summary: dict[str, Any]  # what summary.json holds
     run_dir: Path | None
     interrupted_by: int | None  # the signal that ended the run early
+    problems: list[str]  # what could not be written or evaluated, a sentence each; told when it happened
 
 
 class Run:
@@ -62,6 +67,8 @@ class Run:
             keep_checkpoints,
         )
         self.about, self.history = about, list[Evaluation]()
+        self.problems = Problems(progress.on_warning)
+        self._unwritten: list[dict[str, Any]] = []  # lines of metrics.jsonl
         self._threads, self._wall_seconds, self._began = threads, wall_seconds, time.monotonic()
         self._final: tuple[int, dict[str, Tensor]] | None = None
         self._executor = ThreadPoolExecutor(1, "cuts")
@@ -79,10 +86,24 @@ class Run:
         """The workers are ready, and begin."""
         self._began = time.monotonic()
 
+    def on_record(self, worker: int, record: dict[str, Any]) -> None:
+        """A worker's record; under "unwritten" it says which file of the worker's could not be written, and why."""
+        if unwritten := record.get("unwritten"):
+            self.problems.add(f"worker {worker}", unwritten)
+        else:
+            self.problems.solved(f"worker {worker}")
+        self.progress.on_record(worker, record)
+
     def on_cut(self, step: int, states: list[dict[str, Any]], is_full: bool, is_final: bool) -> None:
         """Take the stages' states after `step` batches (a full one is a checkpoint), and return at once."""
         seconds = self._wall_seconds + time.monotonic() - self._began
         self._futures.append(self._executor.submit(self._handle, step, states, is_full, is_final, seconds))
+
+    def on_failure(self, step: int, states: list[dict[str, Any]]) -> None:
+        """Keep the stages' states after about `step` batches, of a run that failed, as a checkpoint."""
+        if self.run_dir is not None:
+            self.on_cut(step, states, True, False)
+            self.progress.on_warning(f"the stages' last snapshots are kept as a checkpoint, step {step}")
 
     def _handle(
         self, step: int, states: list[dict[str, Any]], is_full: bool, is_final: bool, wall_seconds: float
@@ -91,11 +112,13 @@ class Run:
         model = {name: value for state in states for name, value in state["model"].items()}
         if is_full and self.run_dir is not None:
             checkpoint = Checkpoint.of(states, step=step, wall_seconds=wall_seconds, **self.about)
-            save_checkpoint(self.run_dir.checkpoints, checkpoint, self.keep_checkpoints)
+            with self.problems.of_writing(self.run_dir.checkpoints):
+                save_checkpoint(self.run_dir.checkpoints, checkpoint, self.keep_checkpoints)
         if is_final:
             self._final = step, model
         if self.eval_set is not None and (is_final or (self.eval_every and step % self.eval_every == 0)):
-            self._evaluate(self.eval_set, step, model, wall_seconds)
+            with self.problems.of_evaluation(step):
+                self._evaluate(self.eval_set, step, model, wall_seconds)
 
     def _evaluate(self, dataset: Dataset, step: int, state: dict[str, Tensor], wall_seconds: float) -> None:
         self.model.load_state_dict(state)
@@ -104,7 +127,11 @@ class Run:
         evaluation = Evaluation(step, epoch, wall_seconds, error_percent(confusion), loss, confusion)
         self.history.append(evaluation)
         if self.run_dir is not None:
-            self.run_dir.append_metrics(evaluation.as_dict())
+            self._unwritten.append(evaluation.as_dict())
+            with self.problems.of_writing(self.run_dir.metrics):
+                while self._unwritten:
+                    self.run_dir.append_metrics(self._unwritten[0])
+                    del self._unwritten[0]
         self.progress.on_evaluation(evaluation)
 
     def result(self, summary: dict[str, Any], interrupted_by: int | None) -> TrainResult:
@@ -114,14 +141,17 @@ class Run:
         assert self._final is not None
         step, state = self._final
         self.model.load_state_dict(state)
-        error = self.history[-1].test_error if self.history else None
+        is_evaluated = bool(self.history) and self.history[-1].step == step
+        error = self.history[-1].test_error if is_evaluated else None
         summary = {**summary, **_times(summary["workers"]), "steps": step, "test_error": error}
         summary["interrupted_by"] = None if interrupted_by is None else signal.Signals(interrupted_by).name
         if self.run_dir is not None:
-            self.run_dir.write_model(state)
-            write_json(self.run_dir.summary, summary)
+            with self.problems.of_writing(self.run_dir.model):
+                self.run_dir.write_model(state)
+            with self.problems.of_writing(self.run_dir.summary):
+                write_json(self.run_dir.summary, {**summary, "problems": self.problems.left})
         path = None if self.run_dir is None else self.run_dir.path
-        return TrainResult(self.model, error, self.history, summary, path, interrupted_by)
+        return TrainResult(self.model, error, self.history, summary, path, interrupted_by, self.problems.left)
 
 
 def _times(workers: Sequence[dict[str, Any]]) -> dict[str, Any]:

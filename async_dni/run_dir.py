@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,14 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @classmethod
+    def of(cls, path: Path) -> RunDir:
+        """A run directory, or that of a checkpoint in one. Raises `ConfigError` for a path that can't be looked at."""
+        try:
+            return cls(path.absolute().parent.parent if path.is_file() else path)
+        except OSError as error:
+            raise ConfigError("resume", path, f"it can't be read ({error.strerror})") from None
 
     config = property(lambda self: self.path / "config.json")
     metrics = property(lambda self: self.path / "metrics.jsonl")
@@ -46,6 +55,17 @@ class RunDir:
 
     def check(self) -> None:
         """Raise `ConfigError` unless the directory can be made, or is there, empty and writable. Changes nothing."""
+        try:
+            existing = self._existing()
+        except OSError as error:  # a name that is too long, or a directory that may not be looked into
+            raise ConfigError("run_dir", self.path, f"it can't be made ({error.strerror})") from None
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise ConfigError(
+                "run_dir", self.path, f"{existing} can't be written; allowed: a directory that can be made"
+            )
+
+    def _existing(self) -> Path:
+        """The nearest directory that is there."""
         if self.path.is_dir():
             if any(self.path.iterdir()):
                 raise ConfigError("run_dir", self.path, "the directory is not empty; allowed: a new or an empty one")
@@ -54,10 +74,7 @@ class RunDir:
         existing = self.path.absolute()
         while not existing.exists():
             existing = existing.parent
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise ConfigError(
-                "run_dir", self.path, f"{existing} can't be written; allowed: a directory that can be made"
-            )
+        return existing
 
     def create(self, *, resuming: bool = False) -> None:
         """Make the directory; one that is gone on with is there."""
@@ -69,8 +86,11 @@ class RunDir:
             raise ConfigError("run_dir", self.path, f"it can't be made ({error.strerror})") from None
 
     def write_config(self, settings: dict[str, Any]) -> None:
-        """Write config.json: the settings, and what they ran on."""
-        write_json(self.config, {**settings, "environment": environment()})
+        """Write config.json: the settings, and what they ran on. Raises `ConfigError` where it can't be written."""
+        try:
+            write_json(self.config, {**settings, "environment": environment()})
+        except OSError as error:
+            raise ConfigError("run_dir", self.path, f"it can't be written ({error.strerror})") from None
 
     def append_metrics(self, evaluation: dict[str, Any]) -> None:
         """Append one evaluation to metrics.jsonl."""
@@ -88,9 +108,17 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def append_json_line(path: Path, content: dict[str, Any]) -> None:
-    """Append one object to a JSON-lines file."""
-    with path.open("a") as file:
-        file.write(json.dumps(content) + "\n")
+    """Append one object to a JSON-lines file, whole or not at all."""
+    left = memoryview((json.dumps(content) + "\n").encode())
+    with path.open("ab", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            with suppress(OSError):
+                file.truncate(size)  # what found room of a line
+            raise
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

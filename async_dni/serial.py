@@ -115,6 +115,10 @@ class Serial:
             for stage, rng, arrived in zip(self.stages, self._rng, self.arrived, strict=True)
         ]
 
+    def layers(self) -> list[dict[str, Any]]:
+        """Every stage's layers, as of a cut that is not full."""
+        return [{"model": stage.module.state_dict()} for stage in self.stages]
+
     def totals(self) -> list[dict[str, Any]]:
         """Every stage's totals, as a worker's."""
         return [{**telemetry.totals(), "pid": os.getpid()} for telemetry in self.telemetry]

@@ -25,8 +25,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import Adam, AdamW, Optimizer
 
 from .data import Batch
+from .divergence import DivergenceError, check_gradients, check_output, check_weights
 from .method import Loss, LossGradient, Method, SyntheticGradient, TrueGradient
 from .optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
+from .partition import named_blocks
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -45,6 +47,10 @@ class Stage:
 
     `optimizer` is None where no layer has a parameter. A stage is on one device; what it is given must be there.
     Gradients go upstream for every `synthesizer_every`-th batch: for the others, none is computed, sent or learnt from.
+    `clip_grad_norm`: the largest norm of the layers' gradients, all of the stage's taken as one vector; larger ones are
+    scaled down to it. `checks_gradients`: whether an update is refused where they are not finite.
+    `forward`, `update` and `learn` raise `DivergenceError` for numbers that are not finite. After `forward` has, the
+    batch is pending all the same; with `checks_gradients` buffers (a batch norm's statistics) are as before.
     """
 
     def __init__(
@@ -56,13 +62,17 @@ class Stage:
         is_first: bool,
         is_last: bool,
         synthesizer_every: int = 1,
+        clip_grad_norm: float | None = None,
+        checks_gradients: bool = False,
     ) -> None:
-        self.synthesizer_every = synthesizer_every
+        self.synthesizer_every, self.clip_grad_norm = synthesizer_every, clip_grad_norm
+        self.checks_gradients = checks_gradients or clip_grad_norm is not None
         self.module, self.optimizer, self.method = module, optimizer, method
         self.is_first, self.is_last = is_first, is_last
         self.pending: dict[int, Pending] = {}  # by batch index, oldest first
         self.weight_version = 0  # updates made so far
         self._parameters = list(module.parameters())
+        self._buffers = list(module.buffers()) if checks_gradients else []
         # autograd refuses layers that change their input in place where that is a leaf; they get a copy
         self._copies_input = any(getattr(layer, "inplace", False) for layer in module.modules())
 
@@ -70,11 +80,18 @@ class Stage:
         """The stage's output h for a batch, `[batch, *features]`, detached."""
         sends_gradient = not self.is_first and batch.index % self.synthesizer_every == 0
         x = batch.x.detach().requires_grad_() if sends_gradient else batch.x
+        buffers = [buffer.clone() for buffer in self._buffers]
         with present_weights(self.module) if self.method.late else nullcontext():
             h = self.module(x.clone() if self._copies_input else x)
         if h.untyped_storage().data_ptr() == batch.x.untyped_storage().data_ptr():
             h = h.clone()  # h is kept for longer than x
         self.pending[batch.index] = Pending(x, h, batch.target)
+        try:
+            check_output(self.module, batch.x, h)
+        except DivergenceError:
+            for buffer, before in zip(self._buffers, buffers, strict=True):
+                buffer.data.copy_(before)  # past autograd: batches whose update waits don't need it
+            raise
         return h.detach()
 
     def update(self, index: int) -> Tensor | None:
@@ -110,12 +127,27 @@ class Stage:
         clear_gradients(self._parameters)
         if h.requires_grad:
             torch.autograd.backward(h, grad_output)
+        if self.checks_gradients:
+            self._check_gradients()
         if self.optimizer is not None:
             self.optimizer.step()
         self.weight_version += 1
         if x is None or not x.requires_grad:
             return None
         return torch.zeros_like(x) if x.grad is None else x.grad
+
+    def check_weights(self) -> None:
+        """Raise `DivergenceError`, naming the layer, where a weight of the layers or of the synthesizer is not finite."""
+        check_weights(self.module)
+        if isinstance(self.method, SyntheticGradient):
+            check_weights(self.method.synthesizer, "synthesizer")
+
+    def _check_gradients(self) -> None:
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        check_gradients(self.module, norm)
+        if self.clip_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(self._parameters, self.clip_grad_norm, norm)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the stage needs to go on from here; tensors and plain values only.
@@ -124,23 +156,31 @@ class Stage:
         """
         if any(self.holds_input(index) for index in self.pending):
             raise RuntimeError("a batch waits for its gradient")
+        pending = [{"index": index, "h": p.h, "target": p.target} for index, p in self.pending.items()]
+        return {**self.trained_state(), "pending": pending}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.load_trained_state(state)
+        self.pending = {p["index"]: Pending(None, p["h"], p["target"]) for p in state["pending"]}
+
+    def trained_state(self) -> dict[str, Any]:
+        """What training changes: all but the batches whose gradients are under way."""
         return {
             "model": self.module.state_dict(),
             "optimizer": None if self.optimizer is None else optimizer_state(self.optimizer, self.module),
             "method": self.method.state_dict(),
             "weight_version": self.weight_version,
-            "pending": [{"index": index, "h": p.h, "target": p.target} for index, p in self.pending.items()],
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+    def load_trained_state(self, state: dict[str, Any]) -> None:
+        """Take up what `trained_state` gave."""
         self.module.load_state_dict(state["model"])
         if self.optimizer is not None:
             load_optimizer_state(self.optimizer, self.module, state["optimizer"])
         if state["method"] is not None:
             self.method.load_state_dict(state["method"])
         self.weight_version = state["weight_version"]
-        self.pending = {p["index"]: Pending(None, p["h"], p["target"]) for p in state["pending"]}
 
 
 def present_weights(module: nn.Module) -> saved_tensors_hooks:
@@ -179,12 +219,14 @@ class StageSpec:
     classes: int  # of the labels that the synthesizer sees, 0 where it sees none
     late: bool = False  # whether, without a synthesizer, updates come some batches late
     synthesizer_every: int = 1
+    clip_grad_norm: float | None = None
+    checks_gradients: bool = False
     state: dict[str, Any] | None = None  # of a checkpoint, to go on from
 
     @property
     def layers(self) -> list[str]:
         """Names of the stage's blocks in the network."""
-        return [name for name, _ in self.module.named_children()]
+        return [name for name, _ in named_blocks(self.module)]
 
     def build(self, device: torch.device) -> Stage:
         """The stage, on `device`."""
@@ -199,6 +241,8 @@ class StageSpec:
             is_first=is_first,
             is_last=is_last,
             synthesizer_every=self.synthesizer_every,
+            clip_grad_norm=self.clip_grad_norm,
+            checks_gradients=self.checks_gradients,
         )
         if self.state is not None:
             stage.load_state_dict(to_device(self.state, device))

@@ -1,23 +1,30 @@
-"""Starts the workers, watches them, stops them; leaves nothing behind, however it ends.
+"""Starts the workers, watches them, starts those again that die, stops them; leaves nothing behind, however it ends.
 
-The supervisor sleeps on the workers' sentinels and event pipes together, so a death is noticed when it happens.
+The supervisor sleeps on the workers' sentinels and event pipes together, so a death is noticed when it happens. A worker
+that hangs is alive, and is known by its heartbeat, which stands still; it is asked where it is, killed, and taken for dead.
+
+In the place of a worker that was killed another is started, on the same queues (see `worker`), from the last snapshot of
+its stage. The other workers don't notice but by their queues. A worker that raises ends the run: it would raise again.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from multiprocessing import connection
 from typing import Any
 
-from .events import Cut, Failed, Finished, Ready, Recorded, from_bytes
+from .events import Cut, EventReceiver, Failed, Finished, Ready, Recorded, from_bytes
 from .interruption import Interruption
 from .worker import START, STOP, WorkerSpec
-from .worker_process import worker_main
+from .worker_process import DUMP, worker_main
 
 GRACE = 2.0  # seconds that a worker has to end after SIGTERM, before SIGKILL
+INTERVAL = 0.5  # seconds between looks at the heartbeats; also what a worker that hangs has, to say where
 
 
 class WorkerError(RuntimeError):
@@ -30,13 +37,22 @@ class WorkerError(RuntimeError):
 
 @dataclass
 class _State:
-    """What the supervisor knows of a worker."""
+    """What the supervisor knows of a stage and its worker."""
 
     spec: WorkerSpec
     process: Any
-    events: connection.Connection
-    pid: int | None = None
-    totals: dict[str, Any] | None = None
+    events: EventReceiver
+    ready_by: float  # time.monotonic() by which it has to be ready
+    pid: int | None = None  # when it is ready
+    totals: dict[str, Any] | None = None  # when it has finished
+    beats: int = -1
+    still: float = 0.0  # seconds that its heartbeat has stood still
+    last_cut: int = 0  # the newest that was received
+
+    @property
+    def name(self) -> str:
+        """The stage, for a person."""
+        return f"stage {self.spec.index}"
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,18 @@ class Listener:
     on_record: Callable[[int, dict[str, Any]], None]  # worker, record
     # step, the stages' states, whether they are full, whether it is the final one
     on_cut: Callable[[int, list[dict[str, Any]], bool, bool], None]
+    on_warning: Callable[[str], None]  # a sentence for a person
+    # the stages' last snapshots, step and state, all newer than the last checkpoint: what is left of a run that failed
+    on_failure: Callable[[list[tuple[int, dict[str, Any]]]], None]
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long workers are waited for, and how often they are started again."""
+
+    start_timeout: float  # seconds until a worker is ready
+    heartbeat_timeout: float  # seconds that a heartbeat may stand still, 0: for ever
+    max_restarts: int  # in the run
 
 
 @dataclass
@@ -57,25 +85,42 @@ class Supervisor:
     specs: Sequence[WorkerSpec]  # with their event pipes' sending ends
     receivers: Sequence[connection.Connection]
     listener: Listener
-    start_timeout: float
+    patience: Patience
     interruption: Interruption
+    restarts: list[int] = field(default_factory=list)  # of each stage
     _workers: list[_State] = field(default_factory=list)
     _cuts: dict[tuple[int, bool, bool], dict[int, bytes]] = field(default_factory=dict)
+    _full_cut: int = 0  # the newest that came whole, or that the run goes on from
+    _looked: float = 0.0
 
     def run(self) -> list[dict[str, Any]]:
         """Start, watch, and return every worker's totals. Raises `WorkerError` where a worker fails."""
         try:
+            self.restarts, self._full_cut = [0] * len(self.specs), self.specs[0].start
             self.interruption.on_signal = self.stop
-            self._start()
-            self._watch(lambda worker: worker.pid is not None, self.start_timeout)
+            for spec, receiver in zip(self.specs, self.receivers, strict=True):
+                self._workers.append(self._start(spec, receiver))
+            self._watch(lambda worker: worker.pid is not None)
             if self.interruption.number is not None:
                 self.stop()  # it came before there was anything to stop
             self.listener.on_start()
             self._set_flag(START)
-            self._watch(lambda worker: worker.totals is not None, None)
+            self._watch(lambda worker: worker.totals is not None)
             return [worker.totals or {} for worker in self._workers]
+        except WorkerError:
+            self._end()
+            self._salvage()
+            raise
         finally:
             self._end()
+            self._close()
+
+    def _salvage(self) -> None:
+        """Hand on the stages' last snapshots, where they are newer than the last checkpoint."""
+        snapshots = [(spec.snapshots.step or 0, spec.snapshots.load()) for spec in self.specs]
+        kept = [(step, state) for step, state in snapshots if step > self._full_cut and state is not None]
+        if len(kept) == len(snapshots):
+            self.listener.on_failure(kept)
 
     def stop(self) -> None:
         """Ask for an early end: stage 0 ends the stream after the batch in hand, and the others follow."""
@@ -86,38 +131,77 @@ class Supervisor:
         for spec in self.specs:
             spec.doorbell.ring()
 
-    def _start(self) -> None:
-        for spec, receiver in zip(self.specs, self.receivers, strict=True):
-            process = self.context.Process(target=worker_main, args=(spec,), name=f"stage-{spec.index}", daemon=True)
-            process.start()
-            spec.events.close()  # the worker's copy is the only one now, so its death closes the pipe
-            self._workers.append(_State(spec, process, receiver))
+    def _start(self, spec: WorkerSpec, receiver: connection.Connection) -> _State:
+        process = self.context.Process(target=worker_main, args=(spec,), name=f"stage-{spec.index}", daemon=True)
+        process.start()
+        spec.events.close()  # the worker's copy is the only one now, so its death closes the pipe
+        return _State(spec, process, EventReceiver(receiver), time.monotonic() + self.patience.start_timeout)
 
-    def _watch(self, is_done: Callable[[_State], bool], timeout: float | None) -> None:
-        """Handle what the workers report until all are done."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+    def _watch(self, is_done: Callable[[_State], bool]) -> None:
+        """Handle what the workers report, and their deaths, until all are done."""
         while waiting := [worker for worker in self._workers if not is_done(worker)]:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                stage = waiting[0].spec.index
-                raise WorkerError(stage, f"stage {stage} was not ready within {timeout:g} seconds")
-            watched = [worker.events for worker in self._workers if not worker.events.closed]
+            watched: list[Any] = [worker.events for worker in self._workers if not worker.events.closed]
             watched += [worker.process.sentinel for worker in waiting]
-            ready = connection.wait(watched, timeout=left)
+            ready: list[Any] = connection.wait(watched, timeout=INTERVAL)
             for worker in self._workers:
                 if worker.events in ready:
                     self._receive(worker)
             for worker in waiting:
                 if worker.process.sentinel in ready and worker.events.closed and not is_done(worker):
-                    raise WorkerError(worker.spec.index, f"stage {worker.spec.index} {_death(worker.process)}")
+                    self._bury(worker, _death(worker.process))
+            self._look([worker for worker in self._workers if not is_done(worker)])
+
+    def _look(self, workers: Sequence[_State]) -> None:
+        """See to it that workers become ready in time, and that their hearts go on beating."""
+        now = time.monotonic()
+        # not more than the interval between two looks: this process may have been stopped, and the workers with it
+        passed, self._looked = min(now - self._looked, 2 * INTERVAL), now
+        for worker in workers:
+            if worker.pid is None:
+                if now > worker.ready_by:
+                    seconds = self.patience.start_timeout
+                    raise WorkerError(worker.spec.index, f"{worker.name} was not ready within {seconds:g} seconds")
+                continue
+            beats = worker.spec.heartbeat.beats
+            worker.still = worker.still + passed if beats == worker.beats and self.specs[0].flags[START] else 0.0
+            worker.beats = beats
+            if 0 < self.patience.heartbeat_timeout < worker.still:
+                self._kill(worker)
+
+    def _kill(self, worker: _State) -> None:
+        """Kill a worker that hangs, when it has said where."""
+        with suppress(ProcessLookupError):  # it may have died meanwhile
+            os.kill(worker.process.pid, DUMP)
+            worker.process.join(INTERVAL)
+            worker.process.kill()
+        worker.process.join()
+        self._receive(worker)
+        if worker.totals is None:
+            self._bury(worker, f"hung: it entered no phase for {self.patience.heartbeat_timeout:g} seconds")
+
+    def _bury(self, worker: _State, death: str) -> None:
+        """A worker has died, of `death`: start another in its place. Raises `WorkerError` where none is to be."""
+        index, spec, heartbeat = worker.spec.index, worker.spec, worker.spec.heartbeat
+        where = "while it started" if worker.pid is None else f"in batch {heartbeat.step}, {heartbeat.phase}"
+        death = f"{worker.name} {death} ({where})"
+        if not spec.snapshot_every or worker.process.exitcode >= 0:
+            raise WorkerError(index, death)
+        if sum(self.restarts) >= self.patience.max_restarts:
+            raise WorkerError(index, f"{death}; the run's {self.patience.max_restarts} restarts are used up")
+        self.restarts[index] += 1
+        step = spec.snapshots.step
+        origin = "from its beginning" if step is None else f"from the snapshot after batch {step}"
+        number = f"restart {sum(self.restarts)} of {self.patience.max_restarts}"
+        self.listener.on_warning(f"{death}; it is started again {origin} ({number})")
+        receiver, sender = self.context.Pipe(duplex=False)
+        spec = replace(spec, events=sender, restarts=self.restarts[index], last_cut=worker.last_cut)
+        self._workers[index] = replace(self._start(spec, receiver), last_cut=worker.last_cut)
+        worker.process.close()
 
     def _receive(self, worker: _State) -> None:
         """Take everything that a worker has sent so far."""
-        try:
-            while worker.events.poll():
-                self._handle(worker, worker.events.recv())
-        except (EOFError, ConnectionResetError):
-            worker.events.close()
+        for event in worker.events.receive():
+            self._handle(worker, event)
 
     def _handle(self, worker: _State, event: object) -> None:
         index = worker.spec.index
@@ -127,19 +211,21 @@ class Supervisor:
             case Recorded(record):
                 self.listener.on_record(index, record)
             case Cut(step, is_full, is_final, state):
+                worker.last_cut = max(worker.last_cut, step)
                 states = self._cuts.setdefault((step, is_full, is_final), {})
                 states[index] = state
                 if len(states) == len(self.specs):
                     del self._cuts[step, is_full, is_final]
+                    self._full_cut = step if is_full else self._full_cut
                     ordered = [from_bytes(states[k]) for k in range(len(states))]
                     self.listener.on_cut(step, ordered, is_full, is_final)
             case Finished(totals):
                 worker.totals = totals
             case Failed(error, details):
-                raise WorkerError(index, f"stage {index} raised {error}", details)
+                raise WorkerError(index, f"{worker.name} {error}", details)
 
     def _end(self) -> None:
-        """End every worker: a moment's grace, SIGTERM, SIGKILL; then close what was opened."""
+        """End every worker: a moment's grace, SIGTERM, SIGKILL."""
         processes = [worker.process for worker in self._workers]
         finished = all(worker.totals is not None for worker in self._workers)
         for send_signal in ([None] if finished else []) + ["terminate", "kill"]:
@@ -148,13 +234,18 @@ class Supervisor:
                 if send_signal is not None:
                     getattr(process, send_signal)()
             _join(alive, GRACE)
-        for process in processes:
-            process.join()
-            process.close()
+
+    def _close(self) -> None:
+        for worker in self._workers:
+            worker.process.join()
+            worker.process.close()
+        for worker in self._workers:
+            worker.events.close()
         for receiver in self.receivers:
             receiver.close()
         for spec in self.specs:
             spec.doorbell.close()
+            spec.snapshots.close()
 
 
 def _join(processes: Sequence[Any], timeout: float) -> None:

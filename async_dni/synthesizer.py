@@ -5,6 +5,8 @@ A synthesizer is any `nn.Module` called as `synthesizer(h, labels)`: h `[batch, 
 each sample, the gradient of *that sample's* loss with respect to h. A batch-mean loss divides gradients by the batch
 size; predicting the undivided ones keeps the targets of one scale for every batch size.
 
+One that knows its own gradients may have `set_gradients(h, labels, grad_output)`, which is called in place of autograd.
+
 The last layer starts at zero, so that the first synthetic gradients are zero and do no harm (section 4 of
 Jaderberg et al., *Decoupled Neural Interfaces using Synthetic Gradients*, arXiv 1608.05343).
 """
@@ -39,6 +41,18 @@ class LinearSynthesizer(nn.Module):
         if self.condition is None:
             return self.linear(flat).view_as(h)
         return torch.addmm(self.condition(labels), flat, self.linear.weight.t()).view_as(h)
+
+    @torch.no_grad()
+    def set_gradients(self, h: Tensor, labels: Tensor | None, grad_output: Tensor) -> None:
+        """Set the parameters' gradients to what autograd would, for the gradient of the output; without its bookkeeping."""
+        flat, weight = grad_output.flatten(1), self.linear.weight
+        weight.grad = torch.mm(flat.t(), h.flatten(1))
+        if self.condition is None:
+            self.linear.bias.grad = flat.sum(0)
+        elif labels is not None:
+            # a product, as adding up rows by index is in no defined order on CUDA
+            hot = flat.new_zeros(len(flat), self.condition.num_embeddings).scatter_(1, labels.unsqueeze(1), 1)
+            self.condition.weight.grad = torch.mm(hot.t(), flat)
 
 
 class MLPSynthesizer(nn.Module):

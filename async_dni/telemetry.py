@@ -11,17 +11,18 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection
+from pathlib import Path
 from typing import IO, Any
 
 import psutil
 
+from .heartbeat import PHASES, Heartbeat
 from .run_dir import RunDir
 
 WAITS = ("wait_activation", "wait_gradient", "wait_room")
-PHASES = (*WAITS, "load", "forward", "update", "learn", "send", "snapshot")
 INTERVAL = 0.5  # seconds between records
 
 
@@ -39,14 +40,17 @@ class Interval:
 
 
 class Telemetry:
-    """Counters of one worker. `enter` says what it does from now on; `started` to `ended` is its training time."""
+    """Counters of one worker. `enter` says what it does from now on; `started` to `ended` is its training time.
 
-    def __init__(self, start: int = 0) -> None:
+    What is counted over the whole run is counted in the `heartbeat`, and goes on from what is there.
+    """
+
+    def __init__(self, start: int = 0, heartbeat: Heartbeat | None = None) -> None:
         self.start = start  # batches that were trained on before
-        self.steps = self.samples = self.updates = self.synthesizer_updates = self.dropped = 0
-        self.started: float | None = None  # time.monotonic() of the first batch taken
+        self.heartbeat = heartbeat or Heartbeat()
         self.ended: float | None = None  # of the last update made
         self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.has_begun = False
         self.phase = "wait_activation"
         self._since = time.monotonic()
         self._lag_sum = self._lag_count = 0
@@ -61,6 +65,7 @@ class Telemetry:
             left = self.phase
             self._account(time.monotonic())
             self.phase = phase
+        self.heartbeat.enter(phase)
         return left
 
     def _account(self, now: float) -> None:
@@ -68,18 +73,25 @@ class Telemetry:
         self.seconds[self.phase] += spent
         self._interval.seconds[self.phase] += spent
 
+    @property
+    def started(self) -> float | None:
+        """`time.monotonic()` of the first batch taken."""
+        return self.heartbeat.started_ns / 1e9 or None
+
     def begin(self) -> None:
-        """The first batch was taken: training starts here."""
+        """The first batch was taken: training starts here, or goes on."""
         with self._lock:
-            self.started = self._since = time.monotonic()
+            self._since = time.monotonic()
+            self.heartbeat.started_ns = self.heartbeat.started_ns or int(self._since * 1e9)
+            self.has_begun = True
             self.seconds = dict.fromkeys(PHASES, 0.0)
             self._interval = Interval()
 
     def step(self, samples: int, loss: float | None) -> None:
         """A batch went through."""
         with self._lock:
-            self.steps += 1
-            self.samples += samples
+            self.heartbeat.steps += 1
+            self.heartbeat.samples += samples
             self._interval.samples += samples
             if loss is not None:
                 self._interval.losses += 1
@@ -88,7 +100,7 @@ class Telemetry:
     def updated(self) -> None:
         """The layers were updated."""
         with self._lock:
-            self.updates += 1
+            self.heartbeat.updates += 1
             self.ended = time.monotonic()
 
     def learnt(self, lag: int, synthesizer_loss: float | None) -> None:
@@ -98,8 +110,20 @@ class Telemetry:
             self._lag_count += 1
             self._interval.lags.append(lag)
             if synthesizer_loss is not None:
-                self.synthesizer_updates += 1
+                self.heartbeat.synthesizer_updates += 1
                 self._interval.synthesizer_loss += synthesizer_loss
+
+    def dropped(self) -> None:
+        """An activation was not sent: the queue was full."""
+        self.heartbeat.dropped += 1
+
+    def skipped(self) -> None:
+        """An update was not made: a number was not finite."""
+        self.heartbeat.skipped += 1
+
+    def lost(self) -> None:
+        """A gradient came back for a batch that an earlier worker of the stage had died with."""
+        self.heartbeat.lost += 1
 
     def record(self, queues: dict[str, int]) -> dict[str, Any]:
         """What happened since the last record, as a JSON object; seconds, losses and lags are of that interval."""
@@ -111,14 +135,16 @@ class Telemetry:
         return {
             "time": time.time(),
             "pid": os.getpid(),
-            "step": self.start + self.steps,
+            "step": self.start + self.heartbeat.steps,
             "samples_per_second": last.samples / max(now - last.began, 1e-9),
             "loss": last.loss / last.losses if last.losses else None,
-            "synthesizer_loss": last.synthesizer_loss / len(lags) if lags and self.synthesizer_updates else None,
+            "synthesizer_loss": last.synthesizer_loss / len(lags)
+            if lags and self.heartbeat.synthesizer_updates
+            else None,
             "seconds": {phase: round(seconds, 6) for phase, seconds in last.seconds.items()},
             "queues": queues,
             "lag": {"min": min(lags), "mean": sum(lags) / len(lags), "max": max(lags)} if lags else None,
-            "dropped": self.dropped,
+            **self._exceptions(),
             "cpu_percent": self._process.cpu_percent(),
             "rss_bytes": self._process.memory_info().rss,
         }
@@ -130,18 +156,21 @@ class Telemetry:
             total = sum(self.seconds.values())
             waited = sum(self.seconds[phase] for phase in WAITS)
         return {
-            "steps": self.steps,
-            "samples": self.samples,
-            "updates": self.updates,
-            "synthesizer_updates": self.synthesizer_updates,
+            "steps": self.heartbeat.steps,
+            "samples": self.heartbeat.samples,
+            "updates": self.heartbeat.updates,
+            "synthesizer_updates": self.heartbeat.synthesizer_updates,
             "mean_lag": self._lag_sum / self._lag_count if self._lag_count else None,
             "busy_fraction": (total - waited) / total if total else 0.0,
             "wait_fraction": waited / total if total else 0.0,
             "seconds": {phase: round(seconds, 3) for phase, seconds in self.seconds.items()},
-            "dropped": self.dropped,
+            **self._exceptions(),
             "started": self.started,
             "ended": self.ended,
         }
+
+    def _exceptions(self) -> dict[str, int]:
+        return {name: getattr(self.heartbeat, name) for name in ("dropped", "skipped", "lost")}
 
 
 class Recorder:
@@ -183,8 +212,11 @@ class Recorder:
     def _record(self) -> None:
         record = self._telemetry.record(self._queues())
         if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(json.dumps(record) + "\n")
+                self._file.flush()
+            except OSError as error:  # it stays in the file's buffer, and is tried again with the next
+                record["unwritten"] = f"{self._file.name} can't be written ({error.strerror})"
         try:
             self._send(record)
         except OSError:
@@ -198,18 +230,30 @@ def record_all(
     """Record the stages of a serial run as if each were a worker."""
     with ExitStack() as stack:
         for k, one in enumerate(telemetry):
-            file = None if run_dir is None else stack.enter_context(run_dir.records(k).open("a"))
-            log = None if run_dir is None else stack.enter_context(run_dir.log(k).open("a"))
+            file = None if run_dir is None else stack.enter_context(_appended(run_dir.records(k)))
+            log = None if run_dir is None else stack.enter_context(_appended(run_dir.log(k)))
 
             def send(record: dict[str, Any], k: int = k, log: IO[str] | None = log) -> None:
                 if log is not None:
-                    log.write(describe(record) + "\n")
+                    with suppress(OSError):
+                        log.write(describe(record) + "\n")
                 on_record(k, record)
 
             recorder = Recorder(one, dict, None, file, send)
             recorder.start()
             stack.callback(recorder.stop)
         yield
+
+
+@contextmanager
+def _appended(path: Path) -> Iterator[IO[str]]:
+    """A file to append to; that what is left in its buffer finds no room at the end is no error."""
+    file = path.open("a")
+    try:
+        yield file
+    finally:
+        with suppress(OSError):
+            file.close()
 
 
 def describe(record: dict[str, Any]) -> str:

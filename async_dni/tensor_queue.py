@@ -106,7 +106,7 @@ class Message:
     index: int  # of the batch
     weight_version: int  # updates that the sender had made
     sent_at: float  # time.monotonic() of the sender
-    tensors: tuple[Tensor, ...]  # [rows, ...] each; none in the last message
+    tensors: tuple[Tensor, ...]  # [rows, ...] each; none at the end of a stream, or for a gradient that won't come
 
 
 class TensorQueue:
@@ -148,10 +148,15 @@ class TensorQueue:
 
     def has_room(self) -> bool:
         """Whether a message can be put."""
-        return self._words[_WRITTEN] - self._words[_RELEASED] < self.capacity
+        return self.in_flight < self.capacity
+
+    @property
+    def in_flight(self) -> int:
+        """Messages put and not released."""
+        return self._words[_WRITTEN] - self._words[_RELEASED]
 
     def put(self, index: int, weight_version: int, *tensors: Tensor) -> None:
-        """Copy a batch of tensors into the next slot; without any, the message is the last of its stream.
+        """Copy a batch of tensors into the next slot; without any, the message says that none come.
 
         Raises `ValueError` where a tensor is not of its spec, and `BufferError` where there is no room.
         """
@@ -176,6 +181,12 @@ class TensorQueue:
         self._words[header + 3] = time.monotonic_ns()
         self._words[_WRITTEN] = written + 1
         self._consumer.ring()
+
+    @property
+    def last_index(self) -> int | None:
+        """The index of the last message put, by whichever producer; None where there was none."""
+        written = self._words[_WRITTEN]
+        return self._words[self._header(written - 1)] if written else None
 
     # The consumer's side.
 

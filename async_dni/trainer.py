@@ -17,19 +17,22 @@ from torch.utils.data import Dataset
 from .checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from .config import ConfigError, TrainerConfig
 from .cost import count_costs, measure_costs
-from .data import Batch, BatchStream, as_dataset
+from .data import Batch, BatchStream
 from .device import assign_devices
 from .interruption import Interruption
+from .memory import check_fits
 from .method import Loss
-from .partition import balance, block_outputs, check_partition, partition
+from .partition import balance, check_partition, check_shared, named_blocks, partition
 from .progress import Progress
 from .run import Run, TrainResult
 from .run_dir import RunDir
+from .samples import as_dataset, check_picklable
 from .serial import Serial
 from .stage import OptimizerFactory, StageSpec
-from .supervisor import Listener, Supervisor
+from .supervisor import Listener, Patience, Supervisor
 from .synthesizer import make_synthesizer
 from .telemetry import record_all
+from .trial import Trial, check_queues, check_synthesizer, optimizer_name, try_out
 from .wiring import Wiring, pickle_stage, threads_per_worker, worker_context
 
 SynthesizerFactory = Callable[[Sequence[int], int], nn.Module]
@@ -90,11 +93,16 @@ class Trainer:
         config = self.config
         stream = self._stream(as_dataset(train_set), epochs, steps)
         self._check_last_batch(stream)
-        first = stream[0]
-        checkpoint = self._checkpoint(stream)
+        eval_set = None if eval_set is None else as_dataset(eval_set, "eval_set")
         run_dir = self._run_dir()
-        split, stages, activations = self._cut(first, checkpoint)
+        trial = try_out(self.model, self.loss_fn, config.method, stream, eval_set)
+        identity = self._identity(stream, trial.first)
+        checkpoint = self._checkpoint(stream, identity)
+        split, stages, activations = self._cut(trial, checkpoint)
         pickled = [pickle_stage(stage) for stage in stages]
+        if not config.serial:
+            check_picklable(stream.dataset, "train_set")
+            check_queues(config.queue_capacity, config.batch_size, activations, trial.first.target)
         if run_dir is not None:
             run_dir.create(resuming=checkpoint is not None)
             run_dir.write_config(self._settings(split, stream, settings or {}))
@@ -104,14 +112,14 @@ class Trainer:
         run = Run(
             self.model,
             self.loss_fn,
-            None if eval_set is None else as_dataset(eval_set),
+            eval_set,
             stream,
             run_dir,
             self.progress,
             eval_every=eval_every,
             keep_checkpoints=config.keep_checkpoints,
             threads=threads_per_worker(config),
-            about={"identity": self._identity(stream), "blocks": self._blocks(), "split": split},
+            about={"identity": identity, "blocks": [name for name, _ in named_blocks(self.model)], "split": split},
             wall_seconds=0.0 if checkpoint is None else checkpoint.wall_seconds,
         )
         every = config.checkpoint_every
@@ -125,17 +133,45 @@ class Trainer:
             run_dir=run_dir,
         )
         layers = [stage.layers for stage in stages]
+        restarts = [0] * len(stages)
         interruption = Interruption()
-        with interruption.handled(), run.open(), self.progress.running(layers, stream.steps):
-            if config.serial:
-                totals = self._run_serially(stages, wiring, run, interruption)
-            else:
-                context = worker_context(threads_per_worker(config))
-                specs, receivers = wiring.connect(context, pickled, activations, first.target)
-                listener = Listener(run.on_start, self.progress.on_record, run.on_cut)
-                supervisor = Supervisor(context, specs, receivers, listener, config.start_timeout, interruption)
-                totals = supervisor.run()
-        return run.result(self._summary(totals, layers), interruption.number)
+        with interruption.handled():
+            with run.open(), self.progress.running(layers, stream.steps):
+                if config.serial:
+                    totals = self._run_serially(stages, wiring, run, interruption)
+                else:
+                    context = worker_context(threads_per_worker(config))
+                    specs, receivers = wiring.connect(context, pickled, activations, trial.first.target)
+                    listener = Listener(
+                        on_start=run.on_start,
+                        on_record=run.on_record,
+                        on_cut=run.on_cut,
+                        on_warning=self.progress.on_warning,
+                        on_failure=lambda snapshots: self._salvage(run, snapshots),
+                    )
+                    patience = Patience(config.start_timeout, config.heartbeat_timeout, config.max_restarts)
+                    supervisor = Supervisor(context, specs, receivers, listener, patience, interruption)
+                    totals = supervisor.run()
+                    restarts = supervisor.restarts
+                    interruption.on_signal = lambda: None  # the workers have gone
+            return run.result(self._summary(totals, layers, restarts), interruption.number)
+
+    def _salvage(self, run: Run, snapshots: list[tuple[int, dict[str, Any]]]) -> None:
+        """Keep the stages' last snapshots of a run that failed as a checkpoint, where a run can go on from them.
+
+        They need not be of the same batch. With a fixed lag the result is to depend on the seed alone, so there they must.
+        """
+        steps = [step for step, _ in snapshots]
+        is_exact = self.config.waits and len(set(steps)) == 1
+        if len(snapshots) == self.config.workers and min(steps) > 0 and (is_exact or self.config.effective_lag is None):
+            run.on_failure(min(steps), [{**state, "pending": [], "gradients": {}} for _, state in snapshots])
+
+    def cut(self, train_set: Dataset | Sequence[Tensor]) -> tuple[list[int], list[StageSpec], list[Tensor]]:
+        """What `fit` would cut the network into: the index of each stage's first block, but for the first stage; what
+        each stage is made from; and an example of each one's output, `[batch, *features]`.
+        """
+        stream = self._stream(as_dataset(train_set), None, 1)
+        return self._cut(try_out(self.model, self.loss_fn, self.config.method, stream, None), None)
 
     def _stream(self, dataset: Dataset, epochs: int | None, steps: int | None) -> BatchStream:
         samples: int = len(dataset)  # type: ignore[arg-type]
@@ -159,27 +195,26 @@ class Trainer:
 
     def _run_dir(self) -> RunDir | None:
         if self.config.resume is not None:
-            resume = self.config.resume
-            return RunDir(resume.absolute().parents[1] if resume.is_file() else resume)
+            return RunDir.of(self.config.resume)
         if self.config.run_dir is None:
             return None
         run_dir = RunDir(self.config.run_dir)
         run_dir.check()
         return run_dir
 
-    def _checkpoint(self, stream: BatchStream) -> Checkpoint | None:
+    def _checkpoint(self, stream: BatchStream, identity: dict[str, Any]) -> Checkpoint | None:
         """The checkpoint to go on from, checked."""
         if self.config.resume is None:
             return None
         path = newest_checkpoint(self.config.resume)
         checkpoint = load_checkpoint(path)
-        checkpoint.check(path, self.model, self._identity(stream))
+        checkpoint.check(path, self.model, identity)
         if checkpoint.step >= stream.steps:
             at = f"the run is at step {checkpoint.step} already; allowed: more"
             raise ConfigError("steps", stream.steps, at)
         return checkpoint
 
-    def _identity(self, stream: BatchStream) -> dict[str, Any]:
+    def _identity(self, stream: BatchStream, first: Batch) -> dict[str, Any]:
         """What a run and one that goes on from it must share."""
         config = self.config
         return {
@@ -187,22 +222,17 @@ class Trainer:
             "seed": config.seed,
             "batch_size": config.batch_size,
             "samples": stream.samples,
-            "targets_checksum": zlib.crc32(stream[0].target.contiguous().numpy().tobytes()),
-            "optimizer": type(self.optimizer([nn.Parameter(torch.zeros(1))])).__name__,
+            "targets_checksum": zlib.crc32(first.target.contiguous().numpy().tobytes()),
+            "optimizer": optimizer_name(self.optimizer),
             "synthesizer_hidden": None if config.waits else list(config.hidden),
             "synthesizer_every": config.synthesizer_every,
         }
 
-    def _blocks(self) -> list[str]:
-        return [name for name, _ in self.model.named_children()]
-
-    def _cut(self, first: Batch, checkpoint: Checkpoint | None) -> tuple[list[int], list[StageSpec], list[Tensor]]:
+    def _cut(self, trial: Trial, checkpoint: Checkpoint | None) -> tuple[list[int], list[StageSpec], list[Tensor]]:
         """The cuts, the stages, and an example of each stage's output."""
-        config = self.config
+        config, first, outputs, classes = self.config, trial.first, trial.outputs, trial.classes
         model = copy.deepcopy(self.model).cpu()
-        outputs = block_outputs(model, first.x)
-        classes = self._classes(outputs[-1], first.target)
-        synthesizers = [self._make_synthesizer(i, h, classes) for i, h in enumerate(outputs[:-1])]
+        synthesizers = [self._make_synthesizer(i, h, trial) for i, h in enumerate(outputs[:-1])]
         spec = StageSpec(
             index=0,
             num_stages=config.workers,
@@ -213,6 +243,8 @@ class Trainer:
             synthesizer_every=config.synthesizer_every,
             late=config.method == "delayed" and config.lag != 1,
             synthesizer_lr=config.synthesizer_lr,
+            clip_grad_norm=config.clip_grad_norm,
+            checks_gradients=config.on_divergence == "skip",
             classes=classes,
         )
         if config.split is not None:
@@ -230,6 +262,7 @@ class Trainer:
             else:
                 costs = measure_costs(spec, blocks, at_cuts, first, threads_per_worker(config))
             split = balance(*costs, config.workers)
+        check_shared(model, split)
         lasts = [*(cut - 1 for cut in split), len(model) - 1]  # each stage's last block
         states = checkpoint.stage_states(split) if checkpoint is not None else [None] * len(lasts)
         stages = [
@@ -240,26 +273,24 @@ class Trainer:
         ]
         return split, stages, [outputs[last] for last in lasts]
 
-    def _classes(self, output: Tensor, target: Tensor) -> int:
-        """Classes of the labels that the synthesizers see."""
-        if self.config.method != "cdni":
-            return 0
-        if output.dim() != 2 or target.dim() != 1 or target.dtype != torch.int64:
-            found = f"outputs {list(output.shape)}, targets {list(target.shape)} {target.dtype}"
-            allowed = f"cdni needs outputs [batch, classes] and int64 labels [batch], not {found}"
-            raise ConfigError("method", "cdni", allowed)
-        return output.shape[1]
-
-    def _make_synthesizer(self, block: int, h: Tensor, classes: int) -> nn.Module | None:
+    def _make_synthesizer(self, block: int, h: Tensor, trial: Trial) -> nn.Module | None:
         """The synthesizer of a cut after a block; its weights depend on the seed and the block, not on other cuts."""
         if self.config.waits:
             return None
         features = tuple(h.shape[1:])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed * 1_000_003 + 1 + block)
-            if self.synthesizer is not None:
-                return self.synthesizer(features, classes)
-            return make_synthesizer(features, self.config.hidden, classes)
+            if self.synthesizer is None:
+                return self._default_synthesizer(features, trial.classes)
+            synthesizer = self.synthesizer(features, trial.classes)
+        labels = trial.first.target if trial.classes else None
+        check_synthesizer(synthesizer, named_blocks(self.model)[block][0], h, labels)
+        return synthesizer
+
+    def _default_synthesizer(self, features: tuple[int, ...], classes: int) -> nn.Module:
+        make = partial(make_synthesizer, features, self.config.hidden, classes)
+        check_fits(make, "synthesizer_hidden", self.config.hidden, f"a synthesizer for an output {list(features)}")
+        return make()
 
     def _settings(self, split: list[int], stream: BatchStream, more: dict[str, Any]) -> dict[str, Any]:
         """Every setting, as given, and under "used" what came of those that were left to us."""
@@ -300,18 +331,20 @@ class Trainer:
 
         def before_batch(step: int) -> bool:
             if step > wiring.start and (is_full := wiring.is_cut(step)) is not None:
-                run.on_cut(step, copy.deepcopy(serial.states()), is_full, False)
+                run.on_cut(step, copy.deepcopy(serial.states() if is_full else serial.layers()), is_full, False)
             return interruption.number is None
 
         run.on_start()
-        with record_all(serial.telemetry, wiring.run_dir, self.progress.on_record):
+        with record_all(serial.telemetry, wiring.run_dir, run.on_record):
             step = serial.run(wiring.stream, wiring.start, before_batch)
         run.on_cut(step, serial.states(), True, True)
         return serial.totals()
 
-    def _summary(self, totals: list[dict[str, Any]], layers: list[list[str]]) -> dict[str, Any]:
+    def _summary(
+        self, totals: list[dict[str, Any]], layers: list[list[str]], restarts: Sequence[int]
+    ) -> dict[str, Any]:
         workers = [
-            {"index": k, "device": self.devices[k], "layers": layers[k], **worker, "restarts": 0}
+            {"index": k, "device": self.devices[k], "layers": layers[k], **worker, "restarts": restarts[k]}
             for k, worker in enumerate(totals)
         ]
         return {"method": self.config.method, "num_workers": len(workers), "workers": workers}

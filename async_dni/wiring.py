@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver, get_context
+from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,7 +19,10 @@ from .config import ConfigError, TrainerConfig
 from .data import BatchStream
 from .device import assign_cores, available_cores
 from .environment import environment
+from .heartbeat import Heartbeat
+from .partition import named_blocks
 from .run_dir import RunDir
+from .snapshots import Snapshots
 from .stage import StageSpec
 from .tensor_queue import Doorbell, TensorQueue, TensorSpec
 from .worker import WorkerSpec, is_multiple
@@ -35,7 +38,8 @@ def worker_context(threads: int = 1) -> Any:
     context.set_forkserver_preload(["async_dni.preload"])
     # A terminal's Ctrl-C goes to every process, and this one tells the workers what it means. Blocked signals are
     # inherited, so that a worker is deaf to it from its first moment.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    resource_tracker.ensure_running()  # its start unblocks signals
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         # before Python 3.13 the server does not take over sys.path by itself
         path = os.pathsep.join(directory for directory in sys.path if directory)
@@ -105,6 +109,10 @@ class Wiring:
                 gradient_in=up[k + 1],
                 gradient_out=up[k],
                 doorbell=bells[k],
+                heartbeat=Heartbeat(context, self.start),
+                snapshots=Snapshots(context),
+                snapshot_every=config.snapshot_every,
+                on_divergence=config.on_divergence,
                 flags=flags,
                 events=pipes[k][1],
                 run_dir=self.run_dir,
@@ -125,7 +133,7 @@ def pickle_stage(stage: StageSpec) -> bytes:
     try:
         return pickle.dumps(stage)
     except errors as error:
-        for name, block in stage.module.named_children():
+        for name, block in named_blocks(stage.module):
             try:
                 pickle.dumps(block)
             except errors as reason:

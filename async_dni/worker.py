@@ -10,11 +10,18 @@ Who may wait for whom, and why two bounded queues between neighbours never deadl
 waits, for an activation or for room downstream, goes on taking gradients; only a gradient on its way upstream is waited
 for without taking others. Stage 0 sends none, so it always takes; so stage 1's gradients always find room; so stage 1
 always takes; and so on down.
+
+A worker may be killed at any moment, and another started in its place, on the same queues. A message is in the queue or
+not, and a slot is given back only when all that came of it was sent, so the new worker finds the batch in hand where it
+was. It does that batch again, from the layers of the last snapshot, but for what was sent before, which the queues
+remember (`TensorQueue.last_index`): nothing is sent twice. A gradient that comes back for an activation of the old
+worker's is counted as lost where the stage has updated already, and learnt from where the update waits for it.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -24,11 +31,17 @@ import torch
 from torch import Tensor
 
 from .data import Batch, BatchStream
+from .divergence import DivergenceError
 from .events import Cut, to_bytes
+from .heartbeat import Heartbeat
+from .partition import named_blocks
 from .run_dir import RunDir
-from .stage import Stage
+from .snapshots import Snapshots
+from .stage import Stage, to_device
 from .telemetry import INTERVAL, Telemetry
 from .tensor_queue import Doorbell, TensorQueue
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,28 +66,41 @@ class WorkerSpec:
     gradient_in: TensorQueue | None
     gradient_out: TensorQueue | None
     doorbell: Doorbell
+    heartbeat: Heartbeat
+    snapshots: Snapshots
+    snapshot_every: int  # steps between snapshots, 0: none
+    on_divergence: str
     flags: Any  # RawArray("b", 2)
     events: Connection
     run_dir: RunDir | None
+    restarts: int = 0  # workers of this stage that died before this one
+    last_cut: int = 0  # of theirs: the newest that was received
 
 
 START, STOP = 0, 1  # positions in WorkerSpec.flags
 
 
 class OpenCut:
-    """A full cut that waits for gradients: those of batches before the cut that were under way when it was made."""
+    """A cut that was not sent yet.
 
-    def __init__(self, step: int, is_final: bool, state: dict[str, Any], arrived: dict[int, Tensor]) -> None:
-        self.step, self.is_final = step, is_final
-        # copied: the stage goes on changing its weights while the cut waits
-        self.state = copy.deepcopy({**state, "rng": torch.get_rng_state()})
-        self.state["gradients"] = dict(arrived)
-        self.missing = {pending["index"] for pending in state["pending"]} - set(arrived)
+    A full one waits for gradients: those of batches before the cut that were under way when it was made. One of the
+    layers only waits for the cuts before it: the supervisor knows by the newest that it received which ones a worker
+    that died had still to send.
+    """
 
-    def add(self, index: int, gradient: Tensor) -> None:
-        """A gradient came."""
-        if index in self.missing:
-            self.missing.discard(index)
+    def __init__(self, step: int, is_full: bool, is_final: bool, state: dict[str, Any]) -> None:
+        self.step, self.is_full, self.is_final = step, is_full, is_final
+        self.state = copy.deepcopy(state)  # the stage goes on changing its weights while the cut waits
+        self.missing = {pending["index"] for pending in state.get("pending", [])}
+
+    def add(self, index: int, gradient: Tensor | None) -> None:
+        """A gradient came; where it will not (None), its batch is nothing to go on with."""
+        if index not in self.missing:
+            return
+        self.missing.discard(index)
+        if gradient is None:
+            self.state["pending"] = [pending for pending in self.state["pending"] if pending["index"] != index]
+        else:
             self.state["gradients"][index] = gradient.clone()
 
 
@@ -86,24 +112,52 @@ class Worker:
     ) -> None:
         self.spec, self.stage, self.telemetry, self.send_event = spec, stage, telemetry, send_event
         self.device = torch.device(spec.device)
-        self.arrived: dict[int, Tensor] = {}  # gradients that are not due yet, by batch index
+        # gradients that are not due yet, by batch index; None: it will not come
+        self.arrived: dict[int, Tensor | None] = {}
         self.open_cuts: list[OpenCut] = []
-        self.last_cut = spec.start
+        self.last_cut = max(spec.start, spec.last_cut)
+        self.last_snapshot = self.restored_at = -1
+        self.in_hand: Batch | None = None
         self.end: int | None = None  # the number of batches in the stream, once it is known
+
+    def take_over(self, snapshot: dict[str, Any]) -> None:
+        """Take up the last snapshot of a worker that died. The gradients that it waited for are lost."""
+        self.stage.load_trained_state(to_device(snapshot, self.device))
+        self.stage.pending.clear()
+        torch.set_rng_state(snapshot["rng"])
+        log.info(
+            "in place of a worker that died (%s) in batch %d: from the snapshot after batch %d",
+            self.spec.heartbeat.phase,
+            self.spec.heartbeat.step,
+            self.spec.snapshots.step,
+        )
+
+    def describe(self) -> str:
+        """Where the worker is: its blocks, and the batch in hand."""
+        names = [name for name, _ in named_blocks(self.stage.module)]
+        blocks = f"(blocks {names[0]} to {names[-1]})" if len(names) > 1 else f"(block {names[0]})"
+        if self.in_hand is None:
+            return blocks
+        x = self.in_hand.x
+        return f"{blocks} on batch {self.in_hand.index}, {list(x.shape)} {x.dtype}"
 
     def run(self) -> None:
         """Train on every batch of the stream."""
-        step = self.spec.start
+        step = self.spec.heartbeat.step
         if self.spec.lag is None:
             self._learn_restored()
         while True:
             self._learn_due(step)
             self._cut_until(step)
+            self._keep_snapshot(step)
             batch = self._take(step)
             if batch is None:
                 break
             self._cut_until(batch.index)  # batches that were dropped upstream leave gaps
-            self._train(batch)
+            if batch.index < self.spec.heartbeat.step:
+                self._release_input()  # the worker before this one had done all but that
+            else:
+                self._train(batch)
             step = batch.index + 1
         assert self.end is not None
         self._cut_until(self.end - 1)
@@ -119,15 +173,18 @@ class Worker:
     def _take(self, step: int) -> Batch | None:
         """The next batch, or None at the end of the stream. Gradients are taken while it is waited for."""
         batch = self._load(step) if self.spec.stream is not None else self._take_activation()
-        if batch is not None and self.telemetry.started is None:
+        if batch is not None and not self.telemetry.has_begun:
             self.telemetry.begin()
         return batch
 
     def _load(self, step: int) -> Batch | None:
         assert self.spec.stream is not None
         self.telemetry.enter("load")
-        if step >= self.spec.stream.steps or self.spec.flags[STOP]:
-            self.end = step
+        # A worker that died may have sent batches that this one does again: an early end comes after those; and where
+        # it had told of an end, that is it.
+        is_stopped = self.spec.flags[STOP] and not has_sent(self.spec.activation_out, step)
+        if step >= self.spec.stream.steps or step == self.spec.heartbeat.end or is_stopped:
+            self.end = self.spec.heartbeat.end = step
             return None
         batch = self.spec.stream[step]
         return Batch(step, batch.x.to(self.device), batch.target.to(self.device))
@@ -145,32 +202,43 @@ class Worker:
         return Batch(message.index, x.to(self.device), target.to(self.device, copy=True))
 
     def _train(self, batch: Batch) -> None:
-        stage, telemetry = self.stage, self.telemetry
+        stage, telemetry, self.in_hand = self.stage, self.telemetry, batch
         telemetry.enter("forward")
-        h = stage.forward(batch)
-        sent = self._send_activation(batch, h)
+        h = self._forward(batch)
+        learns = self._send_activation(batch, h)
         telemetry.enter("update")
-        grad_input = stage.update(batch.index)
-        # An update that waits for the true gradient will read the slot, which waits with it.
+        grad_input = self._guarded(lambda: stage.update(batch.index), batch.index)
         if not stage.holds_input(batch.index):
-            telemetry.updated()
-            self._send_gradient(batch.index, grad_input)
-            self._release_input()
-        if not sent:
+            self._finish(batch.index, len(batch.x), grad_input)
+        if not learns:
             stage.forget(batch.index)
-        loss = stage.method.loss if stage.is_last else None
-        telemetry.step(len(batch.x), None if loss is None else float(loss))
+        if self.spec.lag is None and batch.index in self.arrived:
+            self._learn_arrived(batch.index)
+
+    def _finish(self, index: int, rows: int, grad_input: Tensor | None) -> None:
+        """The layers were updated on a batch: send ∂/∂x upstream, and give the slot back that the batch came in."""
+        self._send_gradient(index, grad_input)
+        loss = self.stage.method.loss if self.stage.is_last else None
+        self.telemetry.step(rows, None if loss is None else float(loss))
+        self.spec.heartbeat.step = index + 1
+        self._release_input()
 
     # Sending.
 
     def _send_activation(self, batch: Batch, h: Tensor) -> bool:
-        """Send h downstream, and say whether it was sent: a full queue is waited for, or the batch is dropped."""
+        """Send h downstream, and say whether its gradient will be learnt from.
+
+        A full queue is waited for, or the batch is dropped. What a worker that died had sent is not sent again: an
+        update that waits takes its gradient all the same.
+        """
         queue = self.spec.activation_out
         if queue is None:
             return True
+        if has_sent(queue, batch.index):
+            return self.stage.method.waits
         while not queue.has_room():
             if self.spec.drops:
-                self.telemetry.dropped += 1
+                self.telemetry.dropped()
                 return False
             self._wait("wait_room")
         self.telemetry.enter("send")
@@ -178,14 +246,15 @@ class Worker:
         return True
 
     def _send_gradient(self, index: int, grad_input: Tensor | None) -> None:
+        """Send ∂/∂x upstream; where there should be one and is none, a message that says so."""
         queue = self.spec.gradient_out
-        if queue is None or grad_input is None:
+        if queue is None or index % self.stage.synthesizer_every or has_sent(queue, index):
             return
         while not queue.has_room():
             self.telemetry.enter("wait_room")
             self.spec.doorbell.wait(INTERVAL)
         self.telemetry.enter("send")
-        queue.put(index, self.stage.weight_version, grad_input)
+        queue.put(index, self.stage.weight_version, *([] if grad_input is None else [grad_input]))
 
     def _release_input(self) -> None:
         if self.spec.activation_in is not None:
@@ -200,20 +269,33 @@ class Worker:
             self.spec.doorbell.wait(INTERVAL)
 
     def _take_gradients(self) -> int:
-        """Take every gradient that has come: learn from it now, or, with a fixed lag, keep it until it is due."""
+        """Take every gradient that has come: learn from it now, or keep it until it is due."""
         queue, taken = self.spec.gradient_in, 0
         while queue is not None and (message := queue.take()) is not None:
-            grad_output = message.tensors[0].to(self.device)
+            gradient = message.tensors[0].to(self.device) if message.tensors else None
             for cut in self.open_cuts:
-                cut.add(message.index, grad_output)
-            if self.spec.lag is None:
-                self._learn(message.index, grad_output)
-            else:
-                self.arrived[message.index] = grad_output.clone()
-            queue.release()
+                cut.add(message.index, gradient)
+            if self._keep_gradient(message.index, gradient):
+                queue.release()
             taken += 1
         self._send_complete_cuts()
         return taken
+
+    def _keep_gradient(self, index: int, gradient: Tensor | None) -> bool:
+        """Learn from a gradient, or keep it; returns whether its slot can be given back."""
+        waits, is_pending = self.stage.method.waits, index in self.stage.pending
+        # of a batch that a worker that died had sent, and this one has still to do again
+        is_early = waits and not is_pending and index >= self.spec.heartbeat.step
+        if not is_pending and not is_early:
+            self.telemetry.lost()
+        elif self.spec.lag is None and not is_early:
+            self._learn(index, gradient)
+        elif waits:
+            self.arrived[index] = gradient  # in its slot until it is learnt from, so that it can't die with the worker
+            return False
+        else:
+            self.arrived[index] = None if gradient is None else gradient.clone()
+        return True
 
     def _learn_due(self, step: int) -> None:
         """Before batch `step` is begun: learn from what has come; with a fixed lag, wait for what is due."""
@@ -229,6 +311,8 @@ class Worker:
         while index not in self.arrived:
             self._wait("wait_gradient")
         self._learn(index, self.arrived.pop(index))
+        if self.stage.method.waits and self.spec.gradient_in is not None:
+            self.spec.gradient_in.release()
 
     def _learn_all(self) -> None:
         """Wait for every gradient that is under way, and learn from it."""
@@ -243,17 +327,85 @@ class Worker:
         for index in sorted(self.arrived):
             self._learn(index, self.arrived.pop(index))
 
-    def _learn(self, index: int, grad_output: Tensor) -> None:
+    def _learn(self, index: int, grad_output: Tensor | None) -> None:
+        """Learn from a gradient; None: it will not come."""
         self.telemetry.enter("learn")
+        pending, in_hand = self.stage.pending[index], self.in_hand
         lag = next(reversed(self.stage.pending)) + 1 - index
-        waited = self.stage.holds_input(index)
-        grad_input = self.stage.learn(index, grad_output)
+        waited, grad_input = self.stage.holds_input(index), None
+        self.in_hand = Batch(index, pending.h if pending.x is None else pending.x, pending.target)
+        if grad_output is not None:
+            grad_input = self._guarded(lambda: self.stage.learn(index, grad_output), index, updates=waited)
+        else:
+            self.stage.forget(index)
+            if waited:
+                self.telemetry.skipped()
         if waited:
+            self._finish(index, len(pending.h), grad_input)
+        if grad_output is not None:
+            loss = None if waited else self.stage.method.loss
+            self.telemetry.learnt(lag, None if loss is None else float(loss))
+        self.in_hand = in_hand
+
+    # Divergence.
+
+    def _forward(self, batch: Batch) -> Tensor:
+        """The stage's output. One that is not finite goes on to the stages after, where an update is to be passed over:
+        none of them makes one from it, and each has its message of every batch."""
+        while True:
+            try:
+                return self.stage.forward(batch)
+            except DivergenceError as error:
+                if self.spec.on_divergence == "skip":
+                    self.stage.check_weights()  # with those, every update would be passed over
+                    log.warning("batch %d: %s", batch.index, error)
+                    return self.stage.pending[batch.index].h.detach()
+                self._restore(error)
+
+    def _guarded(self, learn: Callable[[], Tensor | None], index: int, updates: bool = True) -> Tensor | None:
+        """Make an update; where a number is not finite, do what `on_divergence` says. Returns ∂/∂x, if there is one."""
+        try:
+            grad_input = learn()
+        except DivergenceError as error:
+            if self.spec.on_divergence == "skip":
+                log.warning("batch %d: %s: passed over", index, error)
+            else:
+                self._restore(error)
+            self.telemetry.skipped()
+            if self.stage.is_last or index % self.stage.synthesizer_every or self.stage.holds_input(index):
+                self.stage.forget(index)
+            return None
+        if updates and not self.stage.holds_input(index):
             self.telemetry.updated()
-            self._send_gradient(index, grad_input)
-            self._release_input()
-        loss = None if waited else self.stage.method.loss
-        self.telemetry.learnt(lag, None if loss is None else float(loss))
+        return grad_input
+
+    def _restore(self, error: DivergenceError) -> None:
+        """Take up the last snapshot, where that is wanted; once, or it would be tried for ever."""
+        if self.spec.on_divergence != "restore":
+            raise error
+        state, count = self.spec.snapshots.load(), self.spec.snapshots.count
+        if state is None or count == self.restored_at:
+            raise DivergenceError(f"{error}, again, after the last snapshot was restored") from error
+        self.stage.load_trained_state(to_device(state, self.device))
+        self.restored_at = count
+        log.warning("%s: restored from the snapshot after batch %d", error, self.spec.snapshots.step)
+
+    def _check_weights(self) -> None:
+        """Before weights are kept: they are finite."""
+        try:
+            self.stage.check_weights()
+        except DivergenceError as error:
+            self._restore(error)
+
+    def _keep_snapshot(self, step: int) -> None:
+        """Keep the stage's state in memory, for a worker that is started in this one's place."""
+        if not self.spec.snapshot_every or step == self.last_snapshot:
+            return
+        if self.last_snapshot < 0 or step % self.spec.snapshot_every == 0:
+            self.telemetry.enter("snapshot")
+            self._check_weights()
+            self.spec.snapshots.save(step, {**self.stage.trained_state(), "rng": torch.get_rng_state()})
+            self.last_snapshot = step
 
     # Cuts.
 
@@ -270,16 +422,21 @@ class Worker:
             self._learn_all()  # an update that waits has a graph, which can't be kept
         self.telemetry.enter("snapshot")
         if is_full:
-            self.open_cuts.append(OpenCut(step, is_final, self.stage.state_dict(), self.arrived))
-            self._send_complete_cuts()
+            self._check_weights()
+            state = {**self.stage.state_dict(), "rng": torch.get_rng_state(), "gradients": {}}
         else:
-            self.send_event(Cut(step, is_full, is_final, to_bytes({"model": self.stage.module.state_dict()})))
+            state = {"model": self.stage.module.state_dict()}
+        cut = OpenCut(step, is_full, is_final, state)
+        for index, gradient in self.arrived.items():
+            cut.add(index, gradient)
+        self.open_cuts.append(cut)
+        self._send_complete_cuts()
 
     def _send_complete_cuts(self) -> None:
         while self.open_cuts and not self.open_cuts[0].missing:
             self.telemetry.enter("snapshot")
             cut = self.open_cuts.pop(0)
-            self.send_event(Cut(cut.step, True, cut.is_final, to_bytes(cut.state)))
+            self.send_event(Cut(cut.step, cut.is_full, cut.is_final, to_bytes(cut.state)))
 
     def _end_stream(self, end: int) -> None:
         """Tell the next stage that no batch follows; then learn from the gradients that are still to come.
@@ -287,7 +444,7 @@ class Worker:
         With a fixed lag, those that are not due yet are kept for the checkpoint instead.
         """
         queue = self.spec.activation_out
-        if queue is not None:
+        if queue is not None and not has_sent(queue, end):
             while not queue.has_room():
                 self._wait("wait_room")
             queue.put(end, self.stage.weight_version)
@@ -296,6 +453,12 @@ class Worker:
         self._cut(end, is_full=True, is_final=True)
         while self.open_cuts:
             self._wait("wait_gradient")
+
+
+def has_sent(queue: TensorQueue | None, index: int) -> bool:
+    """Whether the message of a batch was put before, by this worker or one that died."""
+    last = None if queue is None else queue.last_index
+    return last is not None and last >= index
 
 
 def is_multiple(step: int, every: int) -> bool:

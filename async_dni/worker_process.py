@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
 import logging
 import os
 import pickle
@@ -15,7 +17,10 @@ from typing import Any
 
 import torch
 
-from .events import Failed, Finished, Ready, Recorded
+from .divergence import DivergenceError
+from .events import Failed, Finished, Ready, Recorded, send_event
+from .output import Output
+from .samples import DataError
 from .serial import stage_rng
 from .stage import StageSpec, to_device
 from .telemetry import INTERVAL, Recorder, Telemetry, describe
@@ -23,28 +28,48 @@ from .worker import START, Worker, WorkerSpec
 
 log = logging.getLogger(__name__)
 
+DUMP = signal.SIGUSR1  # asks a worker for the stacks of its threads
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+
 
 def worker_main(spec: WorkerSpec) -> None:
     """The process's entry: build the stage, wait for the start, run, report."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the supervisor tells the workers
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _die_with_parent()
     lock = threading.Lock()
 
-    def send_event(event: object) -> None:
+    def send(event: object) -> None:
         with lock:
-            spec.events.send(event)
+            try:
+                send_event(spec.events, event)
+            except BrokenPipeError:
+                os._exit(1)  # the supervisor has gone
 
+    worker: Worker | None = None
     try:
         _open_log(spec)
-        _run(spec, send_event)
-    except BrokenPipeError:
-        os._exit(1)  # the supervisor has gone
+        faulthandler.register(DUMP)  # into the log: where a worker that hangs is
+        worker = _build(spec, send)
+        _run(worker)
     except BaseException as error:
         log.exception("stage %d failed", spec.index)
-        send_event(Failed(traceback.format_exception_only(error)[-1].strip(), traceback.format_exc()))
+        send(_failure(error, worker))
         sys.exit(1)
 
 
-def _run(spec: WorkerSpec, send_event: Callable[[object], None]) -> None:
+def _failure(error: BaseException, worker: Worker | None) -> Failed:
+    """What is known of an error: its last line, where the worker was, the traceback."""
+    what = traceback.format_exception_only(error)[-1].strip()
+    where = "" if worker is None else f" {worker.describe()}"
+    if isinstance(error, DataError):
+        return Failed(f"was given bad data: {error}", traceback.format_exc() if error.__cause__ else "")
+    if isinstance(error, DivergenceError):
+        return Failed(f"diverged{where}: {error}", "")
+    return Failed(f"raised {what}{where}", traceback.format_exc())
+
+
+def _build(spec: WorkerSpec, send_event: Callable[[object], None]) -> Worker:
     torch.set_num_threads(spec.threads)
     if spec.cores is not None:
         os.sched_setaffinity(0, spec.cores)
@@ -56,9 +81,11 @@ def _run(spec: WorkerSpec, send_event: Callable[[object], None]) -> None:
         for queue in (spec.activation_in, spec.activation_out, spec.gradient_in, spec.gradient_out):
             if queue is not None:
                 queue.pin_memory()
-    telemetry = Telemetry(spec.start)
+    telemetry = Telemetry(spec.start, spec.heartbeat)
     worker = Worker(spec, stage, telemetry, send_event)
-    if stage_spec.state is not None:
+    if (snapshot := spec.snapshots.load()) is not None:
+        worker.take_over(snapshot)
+    elif stage_spec.state is not None:
         worker.arrived = to_device(stage_spec.state["gradients"], device)
         if stage_spec.state["rng"] is not None:
             torch.set_rng_state(stage_spec.state["rng"])
@@ -71,6 +98,12 @@ def _run(spec: WorkerSpec, send_event: Callable[[object], None]) -> None:
         os.getpid(),
     )
     log.info("layers: %s", stage.module)
+    return worker
+
+
+def _run(worker: Worker) -> None:
+    """Wait for the start, train to the end, report."""
+    spec, send_event = worker.spec, worker.send_event
     send_event(Ready(os.getpid()))
     while not spec.flags[START]:
         _check_parent()
@@ -81,7 +114,7 @@ def _run(spec: WorkerSpec, send_event: Callable[[object], None]) -> None:
         worker.run()
     finally:
         recorder.stop()
-    totals = telemetry.totals()
+    totals = worker.telemetry.totals()
     log.info("finished: %s", totals)
     send_event(Finished({**totals, "pid": os.getpid()}))
 
@@ -94,6 +127,15 @@ def _recorder(spec: WorkerSpec, worker: Worker, send_event: Callable[[object], N
     file = None if spec.run_dir is None else spec.run_dir.records(spec.index).open("a")
     parent = parent_process()
     return Recorder(worker.telemetry, worker.queue_depths, parent.sentinel if parent else None, file, send)
+
+
+def _die_with_parent() -> None:
+    """Ask for SIGKILL when the server that this process was forked from dies, as it does when the trainer dies.
+
+    The recorder's thread looks after the trainer too, but not while a layer holds Python's lock, or the process is stopped.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _check_parent() -> None:
@@ -109,4 +151,5 @@ def _open_log(spec: WorkerSpec) -> None:
     file = spec.run_dir.log(spec.index).open("a", buffering=1)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(file.fileno(), stream.fileno())
+    sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)  # a layer may print
     logging.basicConfig(stream=file, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)

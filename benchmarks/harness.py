@@ -3,7 +3,7 @@
     warm-up: A B C     round 1: A B C     round 2: A B C     …
 
 Machines drift, so contenders are interleaved, and a ratio is taken within each round. Everything in the table, the plot
-and the JSON file is measured, but for what a case keeps under `formulas`, and is labelled so.
+and the JSON file is measured, but for what a case keeps under `formulas` and `published`, and is labelled so.
 
 The JSON file: `benchmark`, `environment`, and `cases`, a list of
 
@@ -11,6 +11,12 @@ The JSON file: `benchmark`, `environment`, and `cases`, a list of
     contenders                {name: {unit, median, min, max, rounds}}, `rounds` in the order of time
     ratios                    {"a / b": {median, min, max, rounds}}, round by round
     formulas                  {name: {unit, value}}: computed, not measured (most cases have none)
+
+and, in the cases that have any,
+
+    published                 {name: {unit, value, source}}: what others report of what a contender of that name repeats
+    missing                   {name: reason}: contenders without a number
+    curves                    {name: [[[seconds, value], …] of each round]}: the metric over the time of training
 """
 
 from __future__ import annotations
@@ -24,8 +30,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # The scripts are run from a checkout, and measure that checkout, whether or not the package is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -44,6 +51,10 @@ from async_dni.wiring import worker_context
 
 WIDTH = 140  # of what is printed into a file
 GRACE = 2.0  # seconds that a process has to end after SIGTERM, before SIGKILL
+
+T = TypeVar("T")
+K = TypeVar("K")
+Curve = Sequence[tuple[float, float]]  # seconds of training, and the metric then
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,14 @@ class Contender:
     warm_up: Callable[[], object] | None = None
 
 
+@dataclass(frozen=True)
+class Published:
+    """A figure that others report, in the metric's unit."""
+
+    value: float
+    source: str  # with the label that is to stand wherever the figure does
+
+
 @dataclass
 class Case:
     """One metric, measured for every contender under the same settings."""
@@ -84,10 +103,15 @@ class Case:
     reference: str | None = None  # the contender whose ratios to the others are taken
     ratios: dict[str, list[float]] = field(default_factory=dict)
     formulas: dict[str, float] = field(default_factory=dict)  # computed, in the metric's unit
+    published: dict[str, Published] = field(default_factory=dict)  # by the contender that repeats it
+    missing: dict[str, str] = field(default_factory=dict)  # contenders without a number, and why
+    curves: dict[str, list[Curve]] = field(default_factory=dict)  # of each contender, in each round
 
     def as_dict(self) -> dict[str, Any]:
         """The case as the JSON file holds it."""
         unit = self.metric.unit
+        published = {name: {"unit": unit, **vars(figure)} for name, figure in self.published.items()}
+        some = {"published": published, "missing": self.missing, "curves": self.curves}
         return {
             "name": f"{self.name}: {self.metric.title}",
             "metric": self.metric.name,
@@ -95,6 +119,7 @@ class Case:
             "contenders": {name: {"unit": unit, **spread(rounds)} for name, rounds in self.rounds.items()},
             "ratios": {name: spread(rounds) for name, rounds in self.ratios.items()},
             "formulas": {name: {"unit": unit, "value": value} for name, value in self.formulas.items()},
+            **{key: value for key, value in some.items() if value},
         }
 
     def add_ratio(self, name: str, other: str, label: str | None = None) -> None:
@@ -116,22 +141,74 @@ def spread(rounds: Sequence[float]) -> dict[str, Any]:
 
 
 def parse_arguments(
-    description: str, arguments: Sequence[str] | None, add: Callable[[argparse.ArgumentParser], None] | None = None
+    description: str,
+    arguments: Sequence[str] | None,
+    add: Callable[[argparse.ArgumentParser], None] | None = None,
+    rounds: int = 5,
 ) -> argparse.Namespace:
-    """The options that every benchmark has, and those that `add` adds. `description` is the script's docstring."""
+    """The options that every benchmark has, and those that `add` adds. `description` is the script's docstring.
+
+    `rounds`: how many there are by default.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small cases and few rounds, in under a minute")
-    parser.add_argument("--rounds", type=int, metavar="N", help="rounds after the warm-up; default: 5, with --quick 1")
+    rounds_help = f"rounds after the warm-up, where there is one; default: {rounds}, with --quick 1"
+    parser.add_argument("--rounds", type=int, metavar="N", help=rounds_help)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements here")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a plot here (needs matplotlib)")
     if add is not None:
         add(parser)
     options = parser.parse_args(arguments)
     if options.rounds is None:
-        options.rounds = 1 if options.quick else 5
+        options.rounds = 1 if options.quick else rounds
     if options.rounds < 1:
         parser.error(f"--rounds: got {options.rounds}; allowed: at least 1")
     return options
+
+
+def positive(kind: Callable[[str], T]) -> Callable[[str], T]:
+    """A type for `add_argument`: a number above 0."""
+
+    def number(text: str) -> T:
+        value = kind(text)
+        if not value > 0:  # type: ignore[operator]
+            raise argparse.ArgumentTypeError(f"got {text}; allowed: a number above 0")
+        return value
+
+    return number
+
+
+def listed(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """A type for `add_argument`: values separated by commas."""
+
+    def values(text: str) -> list[T]:
+        return [kind(item.strip()) for item in text.split(",")]
+
+    return values
+
+
+def chosen_from(names: Sequence[str]) -> Callable[[str], list[str]]:
+    """A type for `add_argument`: those of `names` that begin with one of the words, which commas separate."""
+
+    def chosen(text: str) -> list[str]:
+        beginnings = tuple(word.strip() for word in text.split(","))
+        for beginning in beginnings:
+            if not any(name.startswith(beginning) for name in names):
+                raise argparse.ArgumentTypeError(f"got {beginning}; allowed: {', '.join(names)}")
+        return [name for name in names if name.startswith(beginnings)]
+
+    return chosen
+
+
+def take_turns(name: str, contenders: Mapping[K, Callable[[int], T]], rounds: int) -> dict[K, list[T]]:
+    """What each contender returns in each round; it is called with the round's number, from 0: a seed."""
+    results: dict[K, list[T]] = {contender: [] for contender in contenders}
+    with Console(stderr=True).status(name, refresh_per_second=1) as status:
+        for number in range(rounds):
+            for contender, measure in contenders.items():
+                status.update(f"{name}: round {number + 1} of {rounds}: {contender}")
+                results[contender].append(measure(number))
+    return results
 
 
 def compare(
@@ -148,17 +225,15 @@ def compare(
     `panel`: the title of the plot's panel that the cases share; their name by default. `warm_up`: False where it is to
     be seen that all works, and no more.
     """
-    console = Console(stderr=True)
-    results: dict[str, list[Measured]] = {contender.name: [] for contender in contenders}
-    with console.status(name, refresh_per_second=1) as status:
-        for number in range(0 if warm_up else 1, rounds + 1):
-            for contender in contenders:
-                status.update(f"{name}: {f'round {number} of {rounds}' if number else 'warm-up'}: {contender.name}")
-                if number:
-                    results[contender.name].append(contender.measure())
-                else:
-                    (contender.warm_up or contender.measure)()
+    if warm_up:
+        first = {one.name: partial(_without_round, one.warm_up or one.measure) for one in contenders}
+        take_turns(f"{name}: warm-up", first, 1)
+    results = take_turns(name, {one.name: partial(_without_round, one.measure) for one in contenders}, rounds)
     return cases(name, settings, results, reference, panel)
+
+
+def _without_round(measure: Callable[[], T], number: int) -> T:
+    return measure()
 
 
 def cases(
@@ -183,10 +258,13 @@ def cases(
     return made
 
 
-def report(benchmark: str, options: argparse.Namespace, measured: Sequence[Case], x: str | None = None) -> None:
+def report(
+    benchmark: str, options: argparse.Namespace, measured: Sequence[Case], x: str | None = None, log2: bool = False
+) -> None:
     """Print what was measured, and write the files that were asked for.
 
-    `x`: the setting that the plot has on its horizontal axis; without one it shows a bar a contender.
+    `x`: the setting that the plot has on its horizontal axis (in powers of 2 where `log2`); without one it shows a bar
+    a contender. Where cases have curves, it shows these, and nothing else.
     """
     machine = {
         **environment(),
@@ -211,7 +289,7 @@ def report(benchmark: str, options: argparse.Namespace, measured: Sequence[Case]
     if options.plot is not None:
         from plotting import plot  # matplotlib is needed for this only
 
-        plot(options.plot, measured, x)
+        plot(options.plot, measured, x, log2)
 
 
 def _table(name: str, measured: Sequence[Case]) -> Table:
@@ -221,13 +299,23 @@ def _table(name: str, measured: Sequence[Case]) -> Table:
         table.add_column(column)
     for column in ("median", "min", "max", *([] if reference is None else [f"{reference} / it"])):
         table.add_column(column, justify="right")
+    if any(case.published for case in measured):
+        table.add_column("published", justify="right")
+        table.add_column("source of what is published", min_width=30)
     for case in measured:
         metric, unit = case.metric.title, case.metric.unit
         ratios = {name: _spread(rounds, ".3f") for name, rounds in case.ratios.items()}
         for contender, rounds in case.rounds.items():
-            ratio = ratios.pop(f"{reference} / {contender}", None)
-            against = [] if ratio is None else [f"{ratio[0]} ({ratio[1]} to {ratio[2]})"]
-            table.add_row(metric, contender, unit, *_spread(rounds), *against)
+            row = [metric, contender, unit, *_spread(rounds)]
+            if reference is not None:
+                ratio = ratios.pop(f"{reference} / {contender}", None)
+                row.append("" if ratio is None else f"{ratio[0]} ({ratio[1]} to {ratio[2]})")
+            if contender in case.published:
+                figure = case.published[contender]
+                row += [_number(figure.value), figure.source]
+            table.add_row(*row)
+        for contender, reason in case.missing.items():
+            table.add_row(metric, contender, unit, reason)
         for formula, value in case.formulas.items():
             table.add_row(metric, f"{formula} (formula)", unit, _number(value))
         for label, ratio in ratios.items():
@@ -264,10 +352,17 @@ def check(content: Any) -> None:
                 _expect(measured, {**numbers, **more}, where)
                 _check_spread(measured, where)
                 lengths.add(len(measured["rounds"]))
-        if not case["contenders"] or len(lengths) != 1:
+        if len(lengths) != 1 and (lengths or not case.get("missing")):
             raise ValueError(f"{case['name']}: every contender and ratio needs the same number of rounds: {lengths}")
         for name, formula in case["formulas"].items():
             _expect(formula, {"unit": str, "value": float | int}, f"{case['name']}, formulas, {name}")
+        for name, figure in case.get("published", {}).items():
+            where = f"{case['name']}, published, {name}"
+            _expect(figure, {"unit": str, "value": float | int, "source": str}, where)
+            if name not in case["contenders"]:
+                raise ValueError(f"{where}: there is no such contender")
+        for name in set(case.get("missing", {})) & set(case["contenders"]):
+            raise ValueError(f"{case['name']}, missing, {name}: it has a number")
 
 
 def _expect(content: Any, keys: Mapping[str, Any], where: str) -> None:
@@ -284,11 +379,13 @@ def _check_spread(measured: Mapping[str, Any], where: str) -> None:
         raise ValueError(f"{where}: median, min or max are not those of the rounds")
 
 
-def fit(trainer: Trainer, data: Dataset, steps: int) -> TrainResult:
-    """Train to the end. Ctrl-C, which ends a run early, ends the benchmark."""
-    result = trainer.fit(data, steps=steps)
+def fit(trainer: Trainer, data: Dataset, steps: int, eval_set: Dataset | None = None) -> TrainResult:
+    """Train to the end. Ctrl-C, which ends a run early, ends the benchmark; so does a worker that was restarted."""
+    result = trainer.fit(data, steps=steps, eval_set=eval_set)
     if result.interrupted_by is not None:
         raise KeyboardInterrupt
+    if restarts := sum(worker["restarts"] for worker in result.summary["workers"]):
+        raise RuntimeError(f"workers were restarted {restarts} times, so nothing was measured")
     return result
 
 

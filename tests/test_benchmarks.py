@@ -37,7 +37,15 @@ def test_throughput(tmp_path: Path) -> None:
     content = run("throughput.py", tmp_path / "throughput.json", "--workload", "3x256", *chosen)
     harness.check(content)
     (case,) = content["cases"]
-    names = {"cdni", "cdni, every 2nd", "limit of cdni", "locked, 1 thread", "GPipe, 5 microbatches", "DDP"}
+    names = {
+        "cdni",
+        "cdni, every 2nd",
+        "cdni, every 4th",
+        "limit of cdni",
+        "locked, 1 thread",
+        "GPipe, 5 microbatches",
+        "DDP",
+    }
     assert set(case["contenders"]) == names
     assert {"cdni / DDP", "cdni / best locked process (locked, 1 thread)"} < set(case["ratios"])
 
@@ -49,6 +57,18 @@ def content() -> dict[str, Any]:
     (case,) = harness.cases("a case", {"batch_size": 8}, results, "ours")
     environment = {"python": "3", "torch": "2", "platform": "", "processor": "", "cores": 2, "threads": 1}
     return {"benchmark": "a", "environment": environment, "cases": [case.as_dict()]}
+
+
+def test_what_some_cases_have_is_held_to_the_schema_too(content: dict[str, Any]) -> None:
+    (case,) = content["cases"]
+    case["published"] = {"ours": {"unit": "samples/s", "value": 2.0, "source": "a paper"}}
+    case["missing"] = {"others": "not reached"}
+    harness.check(content)
+    case["contenders"], case["ratios"], case["published"] = {}, {}, {}
+    harness.check(content)
+    case["missing"] = {}
+    with pytest.raises(ValueError, match="the same number of rounds"):
+        harness.check(content)
 
 
 def test_ratios_are_taken_round_by_round(content: dict[str, Any]) -> None:
@@ -69,6 +89,9 @@ def test_ratios_are_taken_round_by_round(content: dict[str, Any]) -> None:
         (lambda content: content["cases"][0]["contenders"]["ours"].update(median=9.0), "not those of the rounds"),
         (lambda content: content["cases"][0]["contenders"]["ours"].update(rounds=[float("nan")]), "finite numbers"),
         (lambda content: content["cases"][0]["contenders"].update(ours=short()), "the same number of rounds"),
+        (lambda content: content["cases"][0].update(published={"ours": {"value": 2.0}}), "'unit' should be"),
+        (lambda content: content["cases"][0].update(published={"others": figure()}), "no such contender"),
+        (lambda content: content["cases"][0].update(missing={"ours": "not reached"}), "it has a number"),
     ],
 )
 def test_the_schema_is_held_to(content: dict[str, Any], change: Any, message: str) -> None:
@@ -76,6 +99,11 @@ def test_the_schema_is_held_to(content: dict[str, Any], change: Any, message: st
     change(broken)
     with pytest.raises(ValueError, match=message):
         harness.check(broken)
+
+
+def figure() -> dict[str, Any]:
+    """A published one."""
+    return {"unit": "samples/s", "value": 2.0, "source": "a paper"}
 
 
 def short() -> dict[str, Any]:

@@ -11,24 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 from async_dni import ConfigError, ImageDataset, data, load_dataset
-from async_dni.data import BatchStream, as_dataset, get_batch, unpack_mnist
+from async_dni.data import BatchStream, unpack_mnist
 
 BYTES = torch.Generator().manual_seed(0)
 NAMES = ("first-idx", "second-idx")
 CONTENT = b"what the archive holds" * 1000
-
-
-class Pairs(Dataset):
-    """Samples without a `get_batch` of their own."""
-
-    def __len__(self):
-        return 5
-
-    def __getitem__(self, index):
-        return torch.full((2,), float(index)), index
 
 
 def numbered(samples):
@@ -289,20 +279,3 @@ def test_a_pickled_stream_goes_on_the_same():
 @pytest.mark.parametrize("seed", [0, 2**32 - 1])
 def test_every_seed_that_the_settings_allow_gives_an_order(seed):
     assert sorted(order(BatchStream(numbered(5), 5, 1, seed))[0]) == [0, 1, 2, 3, 4]
-
-
-# get_batch, as_dataset
-
-
-def test_data_sets_without_get_batch_are_collated():
-    x, target = get_batch(Pairs(), torch.tensor([4, 0]))
-    assert x.tolist() == [[4.0, 4.0], [0.0, 0.0]]
-    assert target.tolist() == [4, 0]
-    assert target.dtype == torch.int64
-
-
-def test_a_pair_of_tensors_becomes_a_data_set_and_a_data_set_stays():
-    x, target = torch.rand(3, 2), torch.arange(3)
-    dataset = as_dataset((x, target))
-    assert torch.equal(get_batch(dataset, torch.tensor([2]))[0], x[2:])
-    assert as_dataset(dataset) is dataset

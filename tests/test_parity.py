@@ -105,6 +105,17 @@ def test_fixed_lag_is_reproducible_however_slow_the_workers(
         assert_same_bits(everything(a), everything(c))
 
 
+@pytest.mark.parametrize("method", ["cdni", "delayed"])
+def test_evaluations_change_nothing(method: str, small_mnist: tuple) -> None:
+    settings = {"method": method, "lag": 3, "batch_size": 100, "workers": 3}
+    models = []
+    for serial, eval_every in [(True, 0), (True, 1), (False, 1)]:
+        trainer = Trainer(seeded_fcn(3), serial=serial, eval_every=eval_every, **settings)
+        models.append(dict(trainer.fit(small_mnist[0], epochs=2, eval_set=small_mnist[1]).model.state_dict()))
+    assert_same_bits(models[0], models[1])
+    assert_same_bits(models[0], models[2])
+
+
 def test_dropout_is_reproducible_too(small_mnist: tuple, tmp_path: Path) -> None:
     blocks = [nn.Sequential(block, nn.Dropout(0.3)) for block in seeded_fcn(3)[:2]] + [seeded_fcn(3)[2]]
     settings = {"lag": 2, "batch_size": 300}

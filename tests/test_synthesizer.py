@@ -118,3 +118,19 @@ def test_one_hot_rows():
     rows = one_hot(torch.tensor([2, 0]), 3, torch.float32)
     assert rows.tolist() == [[0, 0, 1], [1, 0, 0]]
     assert rows.dtype == torch.float32
+
+
+@pytest.mark.parametrize("classes", [0, 10])
+@pytest.mark.parametrize("features", [(6,), (2, 3, 4)])
+def test_gradients_of_a_linear_synthesizer_are_those_of_autograd(features: tuple[int, ...], classes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    synthesizer = LinearSynthesizer(features, classes)
+    h, grad_output = (torch.randn(7, *features, generator=generator) for _ in range(2))
+    labels = torch.tensor([1, 1, 0, 9, 3, 3, 3]) if classes else None
+    synthesizer(h, labels).backward(grad_output)
+    expected = {name: parameter.grad.clone() for name, parameter in synthesizer.named_parameters()}
+    synthesizer.zero_grad()
+    synthesizer.set_gradients(h, labels, grad_output)
+    assert expected.keys() == {name for name, parameter in synthesizer.named_parameters() if parameter.grad is not None}
+    for name, parameter in synthesizer.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name])

@@ -153,6 +153,13 @@ def test_stages_are_balanced_by_cost() -> None:
     assert [worker["layers"] for worker in split.summary["workers"]] == [["0", "1", "2", "3"], ["4", "5"]]
 
 
+def test_cut_says_what_fit_would_train() -> None:
+    split, stages, outputs = Trainer(mlp(6, 8, 9, 2), batch_size=50, split=(1, 2)).cut(Pairs(100))
+    assert split == [1, 2]
+    assert [stage.layers for stage in stages] == [["0"], ["1"], ["2"]]
+    assert [tuple(output.shape) for output in outputs] == [(50, 8), (50, 9), (50, 2)]
+
+
 def test_serial_reports_as_workers_do(tmp_path: Path) -> None:
     trainer = Trainer(mlp(6, 8, 8, 2), batch_size=50, serial=True, run_dir=tmp_path / "run")
     result = trainer.fit(Pairs(100), epochs=2, eval_set=Pairs(100))

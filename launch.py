@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import os
 import sys
@@ -21,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except SystemExit as exit:  # of the parser
             status = exit.code if isinstance(exit.code, int) else 0
         except KeyboardInterrupt:
-            status = 130
+            print("launch.py: ended at once; what was trained since the last checkpoint is lost", file=sys.stderr)
+            raise
     return status or int(output.failed)
 
 
@@ -30,7 +32,16 @@ def run(arguments: Sequence[str] | None) -> int:
     import torch
     from rich.console import Console
 
-    from async_dni import ConfigError, DataError, ExperimentConfig, Trainer, TrainerConfig, WorkerError, load_dataset
+    from async_dni import (
+        ConfigError,
+        DataError,
+        DivergenceError,
+        ExperimentConfig,
+        Trainer,
+        TrainerConfig,
+        WorkerError,
+        load_dataset,
+    )
     from async_dni.cli import make_model, make_optimizer, make_parser, parse, print_summary, refuse
     from async_dni.progress import LiveProgress, PlainProgress, Progress
 
@@ -56,7 +67,7 @@ def run(arguments: Sequence[str] | None) -> int:
     except WorkerError as error:
         print(f"{error.details}launch.py: {error}", file=sys.stderr)
         return 1
-    except DataError as error:
+    except (DataError, DivergenceError) as error:
         print(f"launch.py: {error}", file=sys.stderr)
         return 1
     print_summary(console, result.summary, result.run_dir)
@@ -78,5 +89,6 @@ if __name__ == "__main__":
     open_closed_streams()
     try:
         sys.exit(main())
-    except KeyboardInterrupt:  # while it was being loaded
-        sys.exit(130)
+    except KeyboardInterrupt:
+        atexit._run_exitfuncs()
+        os._exit(130)  # at once, also where a thread is in the middle of an evaluation

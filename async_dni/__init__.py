@@ -2,6 +2,7 @@
 
 from .config import ConfigError, ExperimentConfig, TrainerConfig
 from .data import ImageDataset, load_dataset
+from .divergence import DivergenceError
 from .evaluate import Evaluation, evaluate
 from .models import fcn, tanh
 from .run import TrainResult
@@ -16,6 +17,7 @@ __all__ = [
     "ConfigError",
     "ConvSynthesizer",
     "DataError",
+    "DivergenceError",
     "Evaluation",
     "ExperimentConfig",
     "ImageDataset",

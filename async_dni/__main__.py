@@ -46,7 +46,7 @@ def show_summary(console: Console, path: Path) -> None:
     run_dir = RunDir(path)
     try:
         print_summary(console, json.loads(run_dir.summary.read_text()), path)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(
             "path", path, f"allowed: the directory of an ended run; {run_dir.summary} can't be read"
         ) from None

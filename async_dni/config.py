@@ -102,6 +102,12 @@ def devices(value: Any) -> str | None:
     return None if isinstance(value, str) else "allowed: auto, cpu, cuda, or one device a worker, separated by commas"
 
 
+def zero_or_seconds(value: Any) -> str | None:
+    """Check that a value is 0, or seconds of at least 1: a worker that waits shows itself every half second."""
+    fits = isinstance(value, int | float) and (value == 0 or 1 <= value < 1e6)
+    return None if fits else "allowed: 0, or a finite number of at least 1 and below 1e+06"
+
+
 def steps_or_epoch(value: Any) -> str | None:
     """Check that a value is a whole number or `epoch`."""
     fits = value == "epoch" or (type(value) is int and value >= 0)
@@ -210,8 +216,8 @@ class TrainerConfig(_Checked):
     )
     heartbeat_timeout: float = option(
         60.0,
-        "seconds after which a worker that enters no phase is taken to hang, and killed; 0: never",
-        number(least=0, below=1e6),
+        "seconds, at least 1, after which a worker that enters no phase is taken to hang, and killed; 0: never",
+        zero_or_seconds,
         metavar="SECONDS",
     )
     on_divergence: str = option(

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from .partition import named_blocks
 
+REMEDY = "see --on-divergence, --clip-grad-norm and the learning rate"
+
 
 class DivergenceError(ArithmeticError):
     """A number that training can't go on with; says which. The worker adds stage and batch."""
@@ -37,12 +39,22 @@ def check_output(module: nn.Module, x: Tensor, h: Tensor) -> None:
 
 def check_gradients(module: nn.Module, norm: Tensor) -> None:
     """Raise `DivergenceError`, naming the layer, where the gradients' norm is not finite."""
-    if torch.isfinite(norm):
-        return
+    if not torch.isfinite(norm):
+        _check_each_gradient(module)
+        raise DivergenceError("the norm of the gradients is not finite")
+
+
+def check_grad_input(module: nn.Module, grad_input: Tensor) -> None:
+    """Raise `DivergenceError`, naming the layer, where the gradient that goes upstream is not finite."""
+    if not is_finite(grad_input):
+        _check_each_gradient(module)
+        raise DivergenceError("the gradient of the input is not finite")
+
+
+def _check_each_gradient(module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
         if parameter.grad is not None and not is_finite(parameter.grad):
             raise DivergenceError(f"the gradient of {name!r} is not finite")
-    raise DivergenceError("the norm of the gradients is not finite")
 
 
 def check_loss(loss: Tensor, name: str) -> None:

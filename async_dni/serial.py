@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .data import Batch, BatchStream
+from .divergence import REMEDY, DivergenceError
 from .stage import Stage
 from .telemetry import Telemetry
 
@@ -74,7 +75,7 @@ class Serial:
             telemetry.enter("learn")
             waited = stage.holds_input(index)
             newest = next(reversed(stage.pending))
-            with self._random_state_of(k):
+            with self._at(k, index):
                 grad_input = stage.learn(index, self.arrived[k].pop(index))
             if waited:
                 telemetry.updated()
@@ -88,7 +89,7 @@ class Serial:
         x = batch.x
         for k, stage in enumerate(self.stages):
             telemetry = self.telemetry[k]
-            with self._random_state_of(k):
+            with self._at(k, batch.index):
                 telemetry.enter("forward")
                 h = stage.forward(Batch(batch.index, x, batch.target))
                 telemetry.enter("update")
@@ -124,10 +125,13 @@ class Serial:
         return [{**telemetry.totals(), "pid": os.getpid()} for telemetry in self.telemetry]
 
     @contextmanager
-    def _random_state_of(self, k: int) -> Iterator[None]:
-        """Random numbers are a stage's own, as they are in a process of its own."""
+    def _at(self, k: int, index: int) -> Iterator[None]:
+        """What stage k does on a batch. Random numbers are its own, as they are in a process of its own."""
         torch.set_rng_state(self._rng[k])
-        yield
+        try:
+            yield
+        except DivergenceError as error:
+            raise DivergenceError(f"stage {k} diverged on batch {index}: {error}; {REMEDY}") from error
         self._rng[k] = torch.get_rng_state()
 
 

@@ -25,7 +25,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import Adam, AdamW, Optimizer
 
 from .data import Batch
-from .divergence import DivergenceError, check_gradients, check_output, check_weights
+from .divergence import DivergenceError, check_grad_input, check_gradients, check_output, check_weights
 from .method import Loss, LossGradient, Method, SyntheticGradient, TrueGradient
 from .optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
 from .partition import named_blocks
@@ -90,7 +90,7 @@ class Stage:
             check_output(self.module, batch.x, h)
         except DivergenceError:
             for buffer, before in zip(self._buffers, buffers, strict=True):
-                buffer.data.copy_(before)  # past autograd: batches whose update waits don't need it
+                buffer.data.copy_(before)  # past autograd, whose graphs keep it, and have no use for it
             raise
         return h.detach()
 
@@ -129,6 +129,8 @@ class Stage:
             torch.autograd.backward(h, grad_output)
         if self.checks_gradients:
             self._check_gradients()
+        if x is not None and x.grad is not None:
+            check_grad_input(self.module, x.grad)
         if self.optimizer is not None:
             self.optimizer.step()
         self.weight_version += 1
@@ -187,10 +189,11 @@ def present_weights(module: nn.Module) -> saved_tensors_hooks:
     """Lets a backward pass run after the weights were changed, with the weights as they are then.
 
     Autograd keeps references to the weights, not copies, and refuses them when they were changed in place since. A graph
-    made under this context takes the module's weights as they are: nothing is copied and nothing computed twice. All
-    else that autograd keeps is still refused when it was changed.
+    made under this context takes the module's weights as they are, and its buffers (a batch norm's statistics, which a
+    snapshot that is restored changes too): nothing is copied and nothing computed twice. All else that autograd keeps is
+    still refused when it was changed.
     """
-    weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
 
     def pack(tensor: Tensor) -> tuple[Tensor, int | None]:
         is_weight = tensor.untyped_storage().data_ptr() in weights

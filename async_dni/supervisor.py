@@ -24,6 +24,7 @@ from .worker import START, STOP, WorkerSpec
 from .worker_process import DUMP, worker_main
 
 GRACE = 2.0  # seconds that a worker has to end after SIGTERM, before SIGKILL
+GUARD = 'a script that trains must do so under `if __name__ == "__main__":`, as workers import it'
 INTERVAL = 0.5  # seconds between looks at the heartbeats; also what a worker that hangs has, to say where
 
 
@@ -112,6 +113,7 @@ class Supervisor:
             self._salvage()
             raise
         finally:
+            self.interruption.on_signal = lambda: None
             self._end()
             self._close()
 
@@ -133,7 +135,10 @@ class Supervisor:
 
     def _start(self, spec: WorkerSpec, receiver: connection.Connection) -> _State:
         process = self.context.Process(target=worker_main, args=(spec,), name=f"stage-{spec.index}", daemon=True)
-        process.start()
+        try:
+            process.start()
+        except (OSError, EOFError) as error:  # it died before it had read what it is made from
+            raise WorkerError(spec.index, f"stage {spec.index} could not be started ({error}); {GUARD}") from error
         spec.events.close()  # the worker's copy is the only one now, so its death closes the pipe
         return _State(spec, process, EventReceiver(receiver), time.monotonic() + self.patience.start_timeout)
 
@@ -147,8 +152,10 @@ class Supervisor:
                 if worker.events in ready:
                     self._receive(worker)
             for worker in waiting:
-                if worker.process.sentinel in ready and worker.events.closed and not is_done(worker):
-                    self._bury(worker, _death(worker.process))
+                if worker.process.sentinel in ready:
+                    self._receive(worker)  # to the last event
+                    if not is_done(worker):
+                        self._bury(worker, _death(worker.process))
             self._look([worker for worker in self._workers if not is_done(worker)])
 
     def _look(self, workers: Sequence[_State]) -> None:
@@ -172,6 +179,7 @@ class Supervisor:
         """Kill a worker that hangs, when it has said where."""
         with suppress(ProcessLookupError):  # it may have died meanwhile
             os.kill(worker.process.pid, DUMP)
+            os.kill(worker.process.pid, signal.SIGCONT)  # one that is stopped says nothing
             worker.process.join(INTERVAL)
             worker.process.kill()
         worker.process.join()
@@ -185,9 +193,11 @@ class Supervisor:
         where = "while it started" if worker.pid is None else f"in batch {heartbeat.step}, {heartbeat.phase}"
         death = f"{worker.name} {death} ({where})"
         if not spec.snapshot_every or worker.process.exitcode >= 0:
-            raise WorkerError(index, death)
+            raise WorkerError(
+                index, f"{death}; {GUARD}" if worker.pid is None and worker.process.exitcode > 0 else death
+            )
         if sum(self.restarts) >= self.patience.max_restarts:
-            raise WorkerError(index, f"{death}; the run's {self.patience.max_restarts} restarts are used up")
+            raise WorkerError(index, f"{death}; no restart is left (--max-restarts {self.patience.max_restarts})")
         self.restarts[index] += 1
         step = spec.snapshots.step
         origin = "from its beginning" if step is None else f"from the snapshot after batch {step}"
@@ -196,6 +206,7 @@ class Supervisor:
         receiver, sender = self.context.Pipe(duplex=False)
         spec = replace(spec, events=sender, restarts=self.restarts[index], last_cut=worker.last_cut)
         self._workers[index] = replace(self._start(spec, receiver), last_cut=worker.last_cut)
+        worker.events.close()
         worker.process.close()
 
     def _receive(self, worker: _State) -> None:
@@ -258,5 +269,6 @@ def _death(process: Any) -> str:
     process.join()
     code = process.exitcode
     if code is not None and code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
+        known = {number.value: number.name for number in signal.Signals}
+        return f"was killed by {known.get(-code, f'signal {-code}')}"
     return f"ended with exit status {code} before its work was done"

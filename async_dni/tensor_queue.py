@@ -1,8 +1,9 @@
 """Bounded queues of tensors in shared memory, one producer and one consumer each, and the doorbells they ring.
 
-A queue is a ring of `capacity` slots, allocated once, before any worker starts. Message number n lives in slot
-n mod capacity. Two counters say whose a slot is; each is written by one side only, so there is no lock to leave behind
-when a worker is killed:
+A queue is a ring of `capacity` slots, allocated once, before any worker starts; of two, where the capacity is one, so
+that the slot that is being filled is never that of the last message. Message number n lives in slot n mod slots. Two
+counters say whose a slot is; each is written by one side only, so there is no lock to leave behind when a worker is
+killed:
 
          released            taken (the consumer's own)     written
              │                       │                        │
@@ -119,11 +120,11 @@ class TensorQueue:
     def __init__(
         self, context: BaseContext, capacity: int, specs: Sequence[TensorSpec], producer: Doorbell, consumer: Doorbell
     ) -> None:
-        self.capacity, self.specs = capacity, tuple(specs)
+        self.capacity, self.specs, self._num_slots = capacity, tuple(specs), max(2, capacity)
         self._producer, self._consumer = producer, consumer
         self._slot_bytes = _LINE + sum(spec.nbytes for spec in self.specs)
         # one line to spare: the allocator's blocks start on 8-byte boundaries
-        self._memory = context.RawArray(ctypes.c_byte, _RING + capacity * self._slot_bytes + _LINE)
+        self._memory = context.RawArray(ctypes.c_byte, _RING + self._num_slots * self._slot_bytes + _LINE)
         self._map()
 
     def _map(self) -> None:
@@ -132,7 +133,7 @@ class TensorQueue:
         self._words = view[: len(view) // 8 * 8].cast("q")
         self._taken = self._words[_RELEASED]
         self._slots = []
-        for slot in range(self.capacity):
+        for slot in range(self._num_slots):
             offset, tensors = _RING + slot * self._slot_bytes + _LINE, []
             for spec in self.specs:
                 count = spec.rows * math.prod(spec.shape)
@@ -142,7 +143,7 @@ class TensorQueue:
             self._slots.append(tensors)
 
     def _header(self, number: int) -> int:
-        return (_RING + number % self.capacity * self._slot_bytes) // 8
+        return (_RING + number % self._num_slots * self._slot_bytes) // 8
 
     # The producer's side.
 
@@ -164,7 +165,9 @@ class TensorQueue:
             raise BufferError(f"a queue of {self.capacity} is full")
         written = self._words[_WRITTEN]
         rows = tensors[0].shape[0] if tensors and tensors[0].dim() else 0
-        for spec, slot, tensor in zip(self.specs, self._slots[written % self.capacity], tensors, strict=bool(tensors)):
+        for spec, slot, tensor in zip(
+            self.specs, self._slots[written % self._num_slots], tensors, strict=bool(tensors)
+        ):
             if (
                 tensor.shape[1:] != spec.shape
                 or tensor.dtype != spec.dtype
@@ -201,7 +204,7 @@ class TensorQueue:
             return None
         index, rows, weight_version, sent_ns = self._words[(header := self._header(number)) : header + 4]
         self._taken += 1
-        tensors = () if rows < 0 else tuple(slot[:rows] for slot in self._slots[number % self.capacity])
+        tensors = () if rows < 0 else tuple(slot[:rows] for slot in self._slots[number % self._num_slots])
         return Message(index, weight_version, sent_ns / 1e9, tensors)
 
     def release(self) -> None:
@@ -215,11 +218,11 @@ class TensorQueue:
     def pin_memory(self) -> None:
         """Page-lock the ring for copies to and from a CUDA device, in this process."""
         start = self._slots[0][0].data_ptr()
-        size = self.capacity * self._slot_bytes - _LINE
+        size = self._num_slots * self._slot_bytes - _LINE
         torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(start, size, 0))
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("capacity", "specs", "_producer", "_consumer", "_slot_bytes", "_memory")
+        kept = ("capacity", "specs", "_num_slots", "_producer", "_consumer", "_slot_bytes", "_memory")
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

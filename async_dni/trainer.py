@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,8 @@ class Trainer:
 
         With `resume`, epochs and steps count from the beginning of the run that is gone on with.
         """
+        if getattr(current_process(), "_inheriting", False):
+            sys.exit(1)  # a worker imports a script that trains when it is imported; the supervisor says so
         config = self.config
         stream = self._stream(as_dataset(train_set), epochs, steps)
         self._check_last_batch(stream)
@@ -108,6 +112,8 @@ class Trainer:
             run_dir.write_config(self._settings(split, stream, settings or {}))
         if checkpoint is not None and not config.waits and (afresh := checkpoint.new_cuts(split)):
             self.progress.on_note(f"new cuts after blocks {', '.join(afresh)}: their synthesizers start afresh")
+        if checkpoint is not None:
+            self.progress.on_note(f"going on from step {checkpoint.step}")
         eval_every = config.eval_every * stream.steps_per_epoch if eval_set is not None else 0
         run = Run(
             self.model,
@@ -153,8 +159,8 @@ class Trainer:
                     supervisor = Supervisor(context, specs, receivers, listener, patience, interruption)
                     totals = supervisor.run()
                     restarts = supervisor.restarts
-                    interruption.on_signal = lambda: None  # the workers have gone
-            return run.result(self._summary(totals, layers, restarts), interruption.number)
+            summary = {**self._summary(totals, layers, restarts), "start": wiring.start}
+            return run.result(summary, interruption.number)
 
     def _salvage(self, run: Run, snapshots: list[tuple[int, dict[str, Any]]]) -> None:
         """Keep the stages' last snapshots of a run that failed as a checkpoint, where a run can go on from them.
@@ -162,7 +168,7 @@ class Trainer:
         They need not be of the same batch. With a fixed lag the result is to depend on the seed alone, so there they must.
         """
         steps = [step for step, _ in snapshots]
-        is_exact = self.config.waits and len(set(steps)) == 1
+        is_exact = self.config.effective_lag == 1 and self.config.waits and len(set(steps)) == 1
         if len(snapshots) == self.config.workers and min(steps) > 0 and (is_exact or self.config.effective_lag is None):
             run.on_failure(min(steps), [{**state, "pending": [], "gradients": {}} for _, state in snapshots])
 
@@ -210,8 +216,8 @@ class Trainer:
         checkpoint = load_checkpoint(path)
         checkpoint.check(path, self.model, identity)
         if checkpoint.step >= stream.steps:
-            at = f"the run is at step {checkpoint.step} already; allowed: more"
-            raise ConfigError("steps", stream.steps, at)
+            at = f"it is at step {checkpoint.step} already; allowed: more --epochs or --steps, not {stream.steps} steps in all"
+            raise ConfigError("resume", self.config.resume, at)
         return checkpoint
 
     def _identity(self, stream: BatchStream, first: Batch) -> dict[str, Any]:

@@ -421,8 +421,8 @@ class Worker:
         if is_full and self.stage.method.waits:
             self._learn_all()  # an update that waits has a graph, which can't be kept
         self.telemetry.enter("snapshot")
+        self._check_weights()
         if is_full:
-            self._check_weights()
             state = {**self.stage.state_dict(), "rng": torch.get_rng_state(), "gradients": {}}
         else:
             state = {"model": self.stage.module.state_dict()}

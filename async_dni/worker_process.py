@@ -12,12 +12,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from multiprocessing import parent_process
+from contextlib import suppress
+from multiprocessing import forkserver, parent_process
 from typing import Any
 
 import torch
 
-from .divergence import DivergenceError
+from .divergence import REMEDY, DivergenceError
 from .events import Failed, Finished, Ready, Recorded, send_event
 from .output import Output
 from .samples import DataError
@@ -65,7 +66,7 @@ def _failure(error: BaseException, worker: Worker | None) -> Failed:
     if isinstance(error, DataError):
         return Failed(f"was given bad data: {error}", traceback.format_exc() if error.__cause__ else "")
     if isinstance(error, DivergenceError):
-        return Failed(f"diverged{where}: {error}", "")
+        return Failed(f"diverged{where}: {error}; {REMEDY}", "")
     return Failed(f"raised {what}{where}", traceback.format_exc())
 
 
@@ -124,7 +125,10 @@ def _recorder(spec: WorkerSpec, worker: Worker, send_event: Callable[[object], N
         log.info("%s", describe(record))
         send_event(Recorded(record))
 
-    file = None if spec.run_dir is None else spec.run_dir.records(spec.index).open("a")
+    file = None
+    if spec.run_dir is not None:
+        with suppress(OSError):  # the directory may have gone; the run goes on
+            file = spec.run_dir.records(spec.index).open("a")
     parent = parent_process()
     return Recorder(worker.telemetry, worker.queue_depths, parent.sentinel if parent else None, file, send)
 
@@ -134,6 +138,11 @@ def _die_with_parent() -> None:
 
     The recorder's thread looks after the trainer too, but not while a layer holds Python's lock, or the process is stopped.
     """
+    server: Any = forkserver._forkserver
+    if parent_process() is not None and server._forkserver_alive_fd is not None:
+        # the server ends when nobody holds this pipe any more, and multiprocessing gives every worker a copy
+        os.close(server._forkserver_alive_fd)
+        server._forkserver_alive_fd = None
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -148,7 +157,10 @@ def _open_log(spec: WorkerSpec) -> None:
     """Log, and print, to the worker's own file; without a run directory, log nothing."""
     if spec.run_dir is None:
         return
-    file = spec.run_dir.log(spec.index).open("a", buffering=1)
+    try:
+        file = spec.run_dir.log(spec.index).open("a", buffering=1)
+    except OSError:
+        return  # the directory may have gone; the run goes on
     for stream in (sys.stdout, sys.stderr):
         os.dup2(file.fileno(), stream.fileno())
     sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)  # a layer may print

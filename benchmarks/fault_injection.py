@@ -108,9 +108,11 @@ def watched(restart_delay: float = 0.0) -> Iterator[Watched]:
         def _bury(self, worker: Any, death: str) -> None:
             heartbeat, snapshots = worker.spec.heartbeat, worker.spec.snapshots
             behind = heartbeat.step - (snapshots.step or 0)
-            run.deaths.append(Death(worker.spec.index, heartbeat.phase, heartbeat.step, behind))
+            buried = Death(worker.spec.index, heartbeat.phase, heartbeat.step, behind)
+            worker.pid = None  # its number may be another's soon
             time.sleep(run.restart_delay)
             super()._bury(worker, death)
+            run.deaths.append(buried)
 
     with patch("async_dni.trainer.Supervisor", Watching):
         yield run

@@ -271,9 +271,9 @@ def launch_and_signal(numbers: Sequence[int], seconds: float, generator: random.
         run_dir = Path(directory) / "run"
         arguments = ["--epochs", "100", "--checkpoint-every", "20", "--run-dir", str(run_dir)]
         command = [sys.executable, str(ROOT / "launch.py"), *arguments]
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+        printed = Path(directory) / "stderr"
+        with printed.open("w") as file:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, start_new_session=True)
         time.sleep(seconds)
         for number in numbers:
             if number == signal.SIGINT:
@@ -281,8 +281,9 @@ def launch_and_signal(numbers: Sequence[int], seconds: float, generator: random.
             else:
                 process.send_signal(number)
             time.sleep(generator.uniform(0.0, 0.5))
-        _, errors = process.communicate()
+        process.wait(timeout=120.0)
         leaked = left_of_session(process.pid)
+        errors = printed.read_text()
         loads = newest_checkpoint_loads(run_dir)
     return Ending(process.returncode, leaked + Leftovers.now().since(before), loads, errors.count("Traceback"))
 

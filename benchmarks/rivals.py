@@ -27,7 +27,7 @@ WARM_UP = 5  # steps before the clock starts: optimizers allocate their state, p
 
 @dataclass(frozen=True)
 class Job:
-    """The same work for every rival."""
+    """The same work for every rival. They copy the model: what processes are given by `torch.multiprocessing`, they share."""
 
     model: nn.Sequential
     dataset: ImageDataset  # its length is a multiple of the batch size: pipelines take batches of one size only
@@ -57,7 +57,7 @@ adam = partial(torch.optim.Adam, lr=1e-3, fused=True)
 def locked(rank: int, results: Any, job: Job) -> None:
     """Backpropagation in one process: a plain loop."""
     torch.set_num_threads(job.threads)
-    stream, model, loss_fn = job.stream(), job.model.train(), nn.CrossEntropyLoss()
+    stream, model, loss_fn = job.stream(), copy.deepcopy(job.model).train(), nn.CrossEntropyLoss()
     optimizer = adam(model.parameters())
 
     def step(index: int) -> None:
@@ -76,7 +76,7 @@ def data_parallel(rank: int, results: Any, job: Job, rendezvous: Path, ranks: in
     share.images, share.labels = share.images[rank::ranks], share.labels[rank::ranks]
     stream, loss_fn = job.stream(share, ranks), nn.CrossEntropyLoss()
     with process_group(rank, ranks, rendezvous):
-        model = nn.parallel.DistributedDataParallel(job.model.train())
+        model = nn.parallel.DistributedDataParallel(copy.deepcopy(job.model).train())
         optimizer = adam(model.parameters())
 
         def step(index: int) -> None:
@@ -95,7 +95,7 @@ def pipeline(
     from torch.distributed import pipelining  # slow to load, and no other rival needs it
 
     torch.set_num_threads(job.threads)
-    stages = partition(job.model.train(), split)
+    stages = partition(copy.deepcopy(job.model).train(), split)
     last = len(stages) - 1
     labels = job.dataset.labels
     # the last stage needs the targets only, in the order of the first one's samples

@@ -207,9 +207,24 @@ def test_second_interrupt_stops_at_once(serial: bool, small_mnist: tuple, tmp_pa
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_second_interrupt_of_a_launch_is_status_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_interrupt_of_a_launch_says_what_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(PlainProgress, "on_record", Interrupts(times=2).on_record)
-    assert launch("--epochs", "100", "--run-dir", str(tmp_path / "run")) == 130
+    with pytest.raises(KeyboardInterrupt):
+        launch("--epochs", "100", "--run-dir", str(tmp_path / "run"))
+    assert "ended at once; what was trained since the last checkpoint is lost" in capsys.readouterr().err
+
+
+def test_second_interrupt_of_a_launch_is_status_130(tmp_path: Path) -> None:
+    process = start("--epochs", "100", "--run-dir", str(tmp_path / "run"))
+    wait_for_line(process, "stage 2")
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
 
 
 # With another number of workers.
@@ -245,7 +260,7 @@ def test_synthesizers_are_kept_at_common_cuts(
     fit(small_mnist[0], 3, model, resume=tmp_path, **settings)
     after = newest(tmp_path)
     assert (after.step, after.split) == (3 * EPOCH, list(split))
-    assert progress.notes == note
+    assert progress.notes == [*note, f"going on from step {2 * EPOCH}"]
     cuts = [after.blocks[cut - 1] for cut in split]
     for cut, stage in zip(cuts, after.stages, strict=False):
         weights = flat(stage["method"]["synthesizer"])
@@ -333,7 +348,7 @@ def test_run_that_is_at_its_end_is_refused(small_mnist: tuple, tmp_path: Path) -
     fit(small_mnist[0], 2, serial=True, run_dir=tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for epochs in (1, 2):
-        with pytest.raises(ConfigError, match="the run is at step 8 already; allowed: more"):
+        with pytest.raises(ConfigError, match="it is at step 8 already; allowed: more --epochs or --steps"):
             fit(small_mnist[0], epochs, serial=True, resume=tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -371,7 +386,9 @@ def test_launch_refuses_what_does_not_fit_the_run(tmp_path: Path, capsys: pytest
     run = tmp_path / "run"
     assert launch("--serial", "--width", "16", "--steps", "3", "--run-dir", str(run)) == 0
     resume = ("--resume", str(run))
-    assert "--steps: got 3; the run is at step 3 already" in one_sentence(capsys, *resume)
+    assert "it is at step 3 already; allowed: more --epochs or --steps, not 3 steps in all" in one_sentence(
+        capsys, *resume
+    )
     assert "its run had seed 0, this one has 1" in one_sentence(capsys, *resume, "--seed", "1", "--steps", "5")
     assert "it is of another network" in one_sentence(capsys, *resume, "--width", "17", "--steps", "5")
     assert "goes on in its own directory" in one_sentence(capsys, *resume, "--run-dir", str(tmp_path / "new"))

@@ -225,14 +225,28 @@ def test_every_tensor_starts_on_a_cache_line_and_shares_none(capacity, rows, sha
 
 
 def test_messages_are_in_place_until_released():
-    with a_queue(1) as queue:
+    with a_queue(1) as queue:  # of two slots
         queue.put(0, 1000, *content(0))
         message = queue.take()
         address = message.tensors[0].data_ptr()
         queue.release()
         queue.put(1, 1001, *content(1))
+        assert torch.equal(message.tensors[0], content(0)[0])
+        queue.take()
+        queue.release()
+        queue.put(2, 1002, *content(2))
         assert queue.take().tensors[0].data_ptr() == address
-        assert torch.equal(message.tensors[0], content(1)[0])
+        assert torch.equal(message.tensors[0], content(2)[0])
+
+
+def test_the_last_message_is_remembered_while_the_next_is_filled():
+    with a_queue(1) as queue:
+        assert queue.last_index is None
+        queue.put(7, 1000, *content(0))
+        queue.take()
+        queue.release()
+        queue._words[queue._header(1)] = 8  # a producer that dies here has not put message 8
+        assert queue.last_index == 7
 
 
 def test_a_message_holds_copies_of_the_producers_tensors():

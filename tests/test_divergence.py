@@ -144,9 +144,7 @@ def test_stop_ends_the_run_and_keeps_nothing_of_it(method: dict[str, Any], fault
         ("backprop", INPUT_GRADIENT, "the gradient of the input is not finite"),
     ],
 )
-def test_stop_is_told_in_a_sentence(
-    method: str, fault: str, message: str, small_mnist: tuple, tmp_path: Path
-) -> None:
+def test_stop_is_told_in_a_sentence(method: str, fault: str, message: str, small_mnist: tuple, tmp_path: Path) -> None:
     first, second, third = seeded_fcn(3, 16)
     model, told = nn.Sequential(first, Faulty(second, fault, (5,)), third), Told()
     where = r"^stage 1 diverged \(block 1\) on batch 5, \[100, 16\] torch.float32: "

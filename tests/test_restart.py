@@ -211,14 +211,16 @@ def test_run_survives_a_death(
     assert f"in place of a worker that died ({phase})" in (tmp_path / "run" / "workers" / f"{stage}.log").read_text()
 
 
-@pytest.mark.parametrize("method", ["cdni", "delayed", "backprop"])
+@pytest.mark.parametrize(("method", "lag"), [("cdni", None), ("cdni", 4), ("delayed", None), ("backprop", None)])
 def test_run_in_which_all_workers_die_can_be_gone_on_with(
-    method: str, small_mnist: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, lag: int | None, small_mnist: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     condemn(monkeypatch, {0: ("load", 4), 1: ("forward", 5), 2: ("update", 6)})
-    check_result(fit(small_mnist, method=method, run_dir=tmp_path / "run"), [1, 1, 1])
-    result = fit(small_mnist, method=method, steps=STEPS + 2, resume=tmp_path / "run")
-    assert result.summary["steps"] == STEPS + 2
+    check_result(fit(small_mnist, method=method, lag=lag, run_dir=tmp_path / "run"), [1, 1, 1])
+    condemn(monkeypatch, {0: ("load", 1), 1: ("forward", 1), 2: ("update", 2)})  # with gradients of before under way
+    result = fit(small_mnist, method=method, lag=lag, steps=STEPS + 3, resume=tmp_path / "run")
+    assert result.summary["steps"] == STEPS + 3
+    assert [worker["restarts"] for worker in result.summary["workers"]] == [1, 1, 1]
 
 
 class DiesAtItsStart(nn.Module):

@@ -163,7 +163,7 @@ def target(link: Path) -> str:
 
 def is_ours(path: Path) -> bool:
     """Whether a file of shared memory can be a run's: it is not named after another process that lives."""
-    pids = {int(digits) for digits in re.findall(r"\d+", path.name) if len(digits) < 8}
+    pids = {int(pid) for pid in re.findall(r"^(?:torch_|pym-)(\d+)", path.name)}
     return not any(pid != os.getpid() and psutil.pid_exists(pid) for pid in pids)
 
 

@@ -22,8 +22,10 @@ and, in the cases that have any,
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import math
 import os
+import signal
 import statistics
 import sys
 import time
@@ -41,7 +43,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import distributed
-from torch.multiprocessing import get_context
 from torch.multiprocessing.spawn import start_processes
 from torch.utils.data import Dataset
 
@@ -390,25 +391,34 @@ def fit(trainer: Trainer, data: Dataset, steps: int, eval_set: Dataset | None = 
 
 
 def run_ranks(function: Callable[..., None], ranks: int, arguments: Sequence[Any], timeout: float = 600.0) -> Any:
-    """Run `function(rank, results, *arguments)` in fresh processes; returns what was put into `results`, once.
+    """Run `function(rank, results, *arguments)` in fresh processes; returns what one of them sent through `results`, once.
 
     The processes are forked from a server that has loaded torch, as the trainer's workers are. Raises where one fails,
-    with its traceback, and leaves none behind.
+    with its traceback, and leaves none behind. One that hangs says where before it is ended, on standard error.
     """
-    worker_context()
-    results = get_context("forkserver").SimpleQueue()
+    received, results = worker_context().Pipe(duplex=False)
     context = start_processes(
-        function, (results, *arguments), ranks, join=False, daemon=True, start_method="forkserver"
+        _rank, (function, results, *arguments), ranks, join=False, daemon=True, start_method="forkserver"
     )
     try:
         deadline = time.monotonic() + timeout
         while not context.join(timeout=max(0.0, deadline - time.monotonic())):
             if time.monotonic() >= deadline:
+                for process in context.processes:
+                    if process.is_alive():
+                        os.kill(process.pid, signal.SIGUSR1)
+                time.sleep(GRACE)  # to say it
                 raise TimeoutError(f"{function.__name__} did not end within {timeout:g} seconds")
-        return results.get()
+        return received.recv()
     finally:
         _end(context.processes)
+        received.close()
         results.close()
+
+
+def _rank(rank: int, function: Callable[..., None], results: Any, *arguments: Any) -> None:
+    faulthandler.register(signal.SIGUSR1)
+    function(rank, results, *arguments)
 
 
 def _end(processes: Sequence[Any]) -> None:

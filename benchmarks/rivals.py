@@ -22,6 +22,7 @@ from async_dni.data import Batch, BatchStream, ImageDataset
 from async_dni.partition import partition
 from async_dni.stage import StageSpec
 
+KEPT: list[nn.Module] = []  # not freed before the process ends
 WARM_UP = 5  # steps before the clock starts: optimizers allocate their state, pipelines infer their shapes
 
 
@@ -66,7 +67,7 @@ def locked(rank: int, results: Any, job: Job) -> None:
         loss_fn(model(batch.x), batch.target).backward()
         optimizer.step()
 
-    results.put(job.samples_per_second(step, lambda: None))
+    results.send(job.samples_per_second(step, lambda: None))
 
 
 def data_parallel(rank: int, results: Any, job: Job, rendezvous: Path, ranks: int) -> None:
@@ -77,6 +78,9 @@ def data_parallel(rank: int, results: Any, job: Job, rendezvous: Path, ranks: in
     stream, loss_fn = job.stream(share, ranks), nn.CrossEntropyLoss()
     with process_group(rank, ranks, rendezvous):
         model = nn.parallel.DistributedDataParallel(copy.deepcopy(job.model).train())
+        # Freed, it would join gloo's threads while it holds Python's lock, which these take to free an all-reduce: PyTorch
+        # 2.13 hangs there about once in 50 runs.
+        KEPT.append(model)
         optimizer = adam(model.parameters())
 
         def step(index: int) -> None:
@@ -141,9 +145,9 @@ def stages_alone(
         for index in range(WARM_UP, WARM_UP + steps):
             step(index)
         seconds.append((time.perf_counter() - began) / steps)
-    results.put(seconds)
+    results.send(seconds)
 
 
 def _put(rank: int, results: Any, samples_per_second: float) -> None:
     if rank == 0:
-        results.put(samples_per_second)
+        results.send(samples_per_second)

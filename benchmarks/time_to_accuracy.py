@@ -112,7 +112,7 @@ def locked(rank: int, results: Any, threads: int, training: Training, lr: float,
         optimizer.zero_grad(set_to_none=True)
         loss_fn(model(batch.x), batch.target).backward()
         optimizer.step()
-    results.put(training.evaluate(model))
+    results.send(training.evaluate(model))
 
 
 def contenders() -> dict[str, Callable[[Training, float, int], Course]]:

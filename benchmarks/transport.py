@@ -134,7 +134,7 @@ def ping_pong(rank: int, results: Any, channel: Channel, job: Job) -> None:
     """Rank 0 times round trips, rank 1 echoes."""
     torch.set_num_threads(1)
     if rank == 0:
-        results.put(_time_trips(channel, job)[WARM_UP:])
+        results.send(_time_trips(channel, job)[WARM_UP:])
     else:
         for _ in range(WARM_UP + job.trips):
             channel.send(channel.receive())

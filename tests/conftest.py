@@ -38,7 +38,7 @@ def leftovers() -> set[str]:
 def is_anothers(path: Path) -> bool:
     """Whether a file of shared memory is another program's: it names, or is mapped by, a process not of this family."""
     family = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
-    pids = {int(digits) for digits in re.findall(r"\d+", path.name) if len(digits) < 8}
+    pids = {int(pid) for pid in re.findall(r"^(?:torch_|pym-)(\d+)", path.name)}
     if pids:
         return any(psutil.pid_exists(pid) for pid in pids) and not pids & family
     users = {int(maps.parent.name) for maps in Path("/proc").glob("[0-9]*/maps") if is_mapped(path, maps)}

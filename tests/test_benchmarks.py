@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def run(script: str, json_file: Path, *arguments: str) -> dict[str, Any]:
     """A benchmark as a user starts it; returns what it wrote."""
     command = [sys.executable, str(ROOT / "benchmarks" / script), "--quick", "--rounds", "1", "--json", str(json_file)]
-    subprocess.run([*command, *arguments], check=True, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run([*command, *arguments], check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
     return json.loads(json_file.read_text())
 
 
@@ -48,6 +50,43 @@ def test_throughput(tmp_path: Path) -> None:
     }
     assert set(case["contenders"]) == names
     assert {"cdni / DDP", "cdni / best locked process (locked, 1 thread)"} < set(case["ratios"])
+
+
+def double(rank: int, results: Any, number: int) -> None:
+    """A rank that does its work."""
+    if rank == 0:
+        results.send(2 * number)
+
+
+HANGS = """
+import threading
+import harness
+
+def wait_for_nothing(rank, results):
+    threading.Event().wait()
+
+if __name__ == "__main__":
+    harness.run_ranks(wait_for_nothing, 2, (), timeout=5.0)
+"""
+
+
+def test_ranks_return_what_was_sent() -> None:
+    assert harness.run_ranks(double, 2, (21,)) == 42
+
+
+def test_ranks_that_hang_say_where_and_are_ended(tmp_path: Path) -> None:
+    script = tmp_path / "hangs.py"
+    script.write_text(HANGS)
+    ended = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "benchmarks")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "TimeoutError: wait_for_nothing did not end within 5 seconds" in ended.stderr
+    assert ended.stderr.count("in wait_for_nothing") == 2, "both say where they are"
 
 
 @pytest.fixture

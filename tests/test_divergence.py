@@ -236,13 +236,13 @@ def test_batch_norm_forgets_a_batch_that_is_passed_over() -> None:
 
 def test_skip_ends_the_run_where_the_weights_are_gone() -> None:
     """Every update after would be passed over."""
-    for fault, batches in ((OUTPUT, (1,)), (GRADIENT, ())):
-        plan = Plan(on_divergence="skip", wrap=faulty(1, fault, *batches))
-        with Simulation(plan) as simulation:
-            with torch.no_grad():
-                simulation.stages[1].module[0].block.weight[0, 0] = INF
-            with pytest.raises(DivergenceError, match=r"the weights '1\.block\.weight' are not finite"):
-                simulation.run()
+    plan = Plan(on_divergence="skip", snapshot_every=0, eval_every=9, checkpoint_every=9)
+    with Simulation(plan) as simulation:
+        with torch.no_grad():
+            simulation.stages[1].module[0].weight[0, 0] = INF
+        with pytest.raises(DivergenceError, match=r"the weights '1\.weight' are not finite"):
+            simulation.run()
+        assert simulation.specs[1].heartbeat.skipped == 0
 
 
 # restore
@@ -262,6 +262,17 @@ def test_restore_takes_up_the_last_snapshot(method: dict[str, Any], fault: str, 
         is_late = method.get("method") == "delayed"  # a batch before it may be trained on after it
         assert is_tried_again or is_late or all(same)
         assert simulation.specs[stage].heartbeat.steps == 4
+
+
+@methods
+def test_restore_while_other_updates_wait(method: dict[str, Any]) -> None:
+    """Restoring a batch norm changes its statistics in place, which autograd took for reason to refuse the backward pass
+    of the batches that were under way."""
+    plan = Plan(**method, steps=6, on_divergence="restore", wrap=faulty(1, GRADIENT, 2), has_batch_norm=True)
+    with Simulation(plan) as simulation:
+        assert check_protocol(simulation.run()) == 6
+        check_what_is_kept(simulation)
+        assert simulation.specs[1].heartbeat.skipped == 1
 
 
 @methods

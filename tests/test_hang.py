@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import signal
 import time
 from pathlib import Path
@@ -17,9 +19,11 @@ from test_restart import Told, check_result, fit
 from torch import Tensor, nn
 
 from async_dni import ConfigError, TrainerConfig, WorkerError, supervisor
+from async_dni.events import EventReceiver, Finished, Ready, send_event
 from async_dni.heartbeat import Heartbeat
 from async_dni.interruption import Interruption
 from async_dni.supervisor import INTERVAL, Listener, Patience, Supervisor, _State
+from async_dni.wiring import worker_context
 from async_dni.worker import START
 
 
@@ -201,6 +205,35 @@ def test_a_worker_that_was_replaced_is_not_looked_at(small_mnist: tuple, monkeyp
     monkeypatch.setattr(Supervisor, "_look", check_and_look)
     condemn(monkeypatch, {1: ("forward", 3)})
     assert [worker["restarts"] for worker in fit(small_mnist).summary["workers"]] == [0, 1, 0]
+
+
+def test_a_worker_that_finishes_while_it_is_killed_has_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher, state, _ = watch()
+    signals: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: signals.append(number))
+    state.process = SimpleNamespace(pid=1, exitcode=0, join=lambda timeout=None: None, kill=lambda: None)
+    state.events = SimpleNamespace(receive=lambda: iter([Finished({"steps": 3})]))  # type: ignore[assignment]
+    Supervisor._kill(watcher, state)
+    assert signals[0] == signal.SIGUSR1, "where are you?"
+    assert state.totals == {"steps": 3}
+
+
+def test_an_event_that_stops_half_way_is_not_waited_for() -> None:
+    """A worker that was stopped, or killed, in the middle of a large cut: the supervisor waited for the rest, and looked
+    at no worker any more."""
+    receiver, sender = worker_context().Pipe(duplex=False)
+    events = EventReceiver(receiver)
+    send_event(sender, Ready(1))
+    message = pickle.dumps(Ready(2))
+    whole = len(message).to_bytes(8, "little") + message
+    os.write(sender.fileno(), whole[:20])
+    assert list(events.receive()) == [Ready(1)]
+    assert list(events.receive()) == []
+    os.write(sender.fileno(), whole[20:] + whole[:5])
+    assert list(events.receive()) == [Ready(2)]
+    sender.close()
+    assert list(events.receive()) == []
+    assert events.closed
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.5, float("inf"), float("nan"), "soon"])

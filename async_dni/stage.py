@@ -48,7 +48,8 @@ class Stage:
     `optimizer` is None where no layer has a parameter. A stage is on one device; what it is given must be there.
     Gradients go upstream for every `synthesizer_every`-th batch: for the others, none is computed, sent or learnt from.
     `clip_grad_norm`: the largest norm of the layers' gradients, all of the stage's taken as one vector; larger ones are
-    scaled down to it. `checks_gradients`: whether an update is refused where they are not finite.
+    scaled down to it, and, where they came of a prediction, so is the ∂/∂x that goes upstream: a prediction that runs
+    away stays in its stage. `checks_gradients`: whether an update is refused where they are not finite.
     `forward`, `update` and `learn` raise `DivergenceError` for numbers that are not finite. After `forward` has, the
     batch is pending all the same; with `checks_gradients` buffers (a batch norm's statistics) are as before.
     """
@@ -127,10 +128,11 @@ class Stage:
         clear_gradients(self._parameters)
         if h.requires_grad:
             torch.autograd.backward(h, grad_output)
-        if self.checks_gradients:
-            self._check_gradients()
+        scale = self._check_gradients() if self.checks_gradients else 1.0
         if x is not None and x.grad is not None:
             check_grad_input(self.module, x.grad)
+            if scale < 1.0 and isinstance(self.method, SyntheticGradient):
+                x.grad *= scale
         if self.optimizer is not None:
             self.optimizer.step()
         self.weight_version += 1
@@ -144,12 +146,15 @@ class Stage:
         if isinstance(self.method, SyntheticGradient):
             check_weights(self.method.synthesizer, "synthesizer")
 
-    def _check_gradients(self) -> None:
+    def _check_gradients(self) -> float:
+        """Check and clip the layers' gradients; returns what they were scaled by."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         check_gradients(self.module, norm)
-        if self.clip_grad_norm is not None:
-            nn.utils.clip_grads_with_norm_(self._parameters, self.clip_grad_norm, norm)
+        if self.clip_grad_norm is None:
+            return 1.0
+        nn.utils.clip_grads_with_norm_(self._parameters, self.clip_grad_norm, norm)
+        return min(1.0, self.clip_grad_norm / (float(norm) + 1e-6))  # PyTorch's
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the stage needs to go on from here; tensors and plain values only.

@@ -88,7 +88,7 @@ class Supervisor:
     listener: Listener
     patience: Patience
     interruption: Interruption
-    restarts: list[int] = field(default_factory=list)  # of each stage
+    deaths: list[list[str]] = field(default_factory=list)  # of each stage's workers that were replaced: a sentence each
     _workers: list[_State] = field(default_factory=list)
     _cuts: dict[tuple[int, bool, bool], dict[int, bytes]] = field(default_factory=dict)
     _full_cut: int = 0  # the newest that came whole, or that the run goes on from
@@ -97,7 +97,7 @@ class Supervisor:
     def run(self) -> list[dict[str, Any]]:
         """Start, watch, and return every worker's totals. Raises `WorkerError` where a worker fails."""
         try:
-            self.restarts, self._full_cut = [0] * len(self.specs), self.specs[0].start
+            self.deaths, self._full_cut = [[] for _ in self.specs], self.specs[0].start
             self.interruption.on_signal = self.stop
             for spec, receiver in zip(self.specs, self.receivers, strict=True):
                 self._workers.append(self._start(spec, receiver))
@@ -196,15 +196,16 @@ class Supervisor:
             raise WorkerError(
                 index, f"{death}; {GUARD}" if worker.pid is None and worker.process.exitcode > 0 else death
             )
-        if sum(self.restarts) >= self.patience.max_restarts:
+        restarts = sum(map(len, self.deaths))
+        if restarts >= self.patience.max_restarts:
             raise WorkerError(index, f"{death}; no restart is left (--max-restarts {self.patience.max_restarts})")
-        self.restarts[index] += 1
         step = spec.snapshots.step
         origin = "from its beginning" if step is None else f"from the snapshot after batch {step}"
-        number = f"restart {sum(self.restarts)} of {self.patience.max_restarts}"
-        self.listener.on_warning(f"{death}; it is started again {origin} ({number})")
+        number = f"restart {restarts + 1} of {self.patience.max_restarts}"
+        self.deaths[index].append(f"{death}; it is started again {origin} ({number})")
+        self.listener.on_warning(self.deaths[index][-1])
         receiver, sender = self.context.Pipe(duplex=False)
-        spec = replace(spec, events=sender, restarts=self.restarts[index], last_cut=worker.last_cut)
+        spec = replace(spec, events=sender, last_cut=worker.last_cut)
         self._workers[index] = replace(self._start(spec, receiver), last_cut=worker.last_cut)
         worker.events.close()
         worker.process.close()

@@ -34,7 +34,7 @@ from .stage import OptimizerFactory, StageSpec
 from .supervisor import Listener, Patience, Supervisor
 from .synthesizer import make_synthesizer
 from .telemetry import record_all
-from .trial import Trial, check_queues, check_synthesizer, optimizer_name, try_out
+from .trial import Trial, check_last_batch, check_queues, check_synthesizer, optimizer_name, try_out
 from .wiring import Wiring, pickle_stage, threads_per_worker, worker_context
 
 SynthesizerFactory = Callable[[Sequence[int], int], nn.Module]
@@ -96,13 +96,14 @@ class Trainer:
             sys.exit(1)  # a worker imports a script that trains when it is imported; the supervisor says so
         config = self.config
         stream = self._stream(as_dataset(train_set), epochs, steps)
-        self._check_last_batch(stream)
+        check_last_batch(stream, [self.model])
         eval_set = None if eval_set is None else as_dataset(eval_set, "eval_set")
         run_dir = self._run_dir()
         trial = try_out(self.model, self.loss_fn, config.method, stream, eval_set)
         identity = self._identity(stream, trial.first)
         checkpoint = self._checkpoint(stream, identity)
         split, stages, activations = self._cut(trial, checkpoint)
+        check_last_batch(stream, [stage.synthesizer for stage in stages if stage.synthesizer is not None])
         pickled = [pickle_stage(stage) for stage in stages]
         if not config.serial:
             check_picklable(stream.dataset, "train_set")
@@ -139,7 +140,7 @@ class Trainer:
             run_dir=run_dir,
         )
         layers = [stage.layers for stage in stages]
-        restarts = [0] * len(stages)
+        deaths: list[list[str]] = [[] for _ in stages]
         interruption = Interruption()
         with interruption.handled():
             with run.open(), self.progress.running(layers, stream.steps):
@@ -158,8 +159,8 @@ class Trainer:
                     patience = Patience(config.start_timeout, config.heartbeat_timeout, config.max_restarts)
                     supervisor = Supervisor(context, specs, receivers, listener, patience, interruption)
                     totals = supervisor.run()
-                    restarts = supervisor.restarts
-            summary = {**self._summary(totals, layers, restarts), "start": wiring.start}
+                    deaths = supervisor.deaths
+            summary = {**self._summary(totals, layers, deaths), "start": wiring.start}
             return run.result(summary, interruption.number)
 
     def _salvage(self, run: Run, snapshots: list[tuple[int, dict[str, Any]]]) -> None:
@@ -191,13 +192,6 @@ class Trainer:
                 raise ConfigError(name, value, "allowed: a whole number of at least 1")
         length = steps if steps is not None else (epochs or 0) * -(-samples // size)
         return BatchStream(dataset, size, length, self.config.seed)
-
-    def _check_last_batch(self, stream: BatchStream) -> None:
-        has_batch_norm = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in self.model.modules())
-        if has_batch_norm and stream.samples % stream.batch_size == 1 and stream.steps >= stream.steps_per_epoch:
-            size = stream.batch_size
-            allowed = f"batch norm needs two samples, and the last of {stream.samples} would be a batch of its own"
-            raise ConfigError("batch_size", size, f"{allowed}; allowed: a size that leaves none or more than one")
 
     def _run_dir(self) -> RunDir | None:
         if self.config.resume is not None:
@@ -347,10 +341,17 @@ class Trainer:
         return serial.totals()
 
     def _summary(
-        self, totals: list[dict[str, Any]], layers: list[list[str]], restarts: Sequence[int]
+        self, totals: list[dict[str, Any]], layers: list[list[str]], deaths: list[list[str]]
     ) -> dict[str, Any]:
         workers = [
-            {"index": k, "device": self.devices[k], "layers": layers[k], **worker, "restarts": restarts[k]}
+            {
+                "index": k,
+                "device": self.devices[k],
+                "layers": layers[k],
+                **worker,
+                "restarts": len(deaths[k]),
+                "deaths": deaths[k],
+            }
             for k, worker in enumerate(totals)
         ]
         return {"method": self.config.method, "num_workers": len(workers), "workers": workers}

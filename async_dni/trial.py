@@ -117,6 +117,16 @@ def check_synthesizer(synthesizer: nn.Module, block: str, h: Tensor, labels: Ten
         raise ConfigError("synthesizer", type(synthesizer).__name__, allowed)
 
 
+def check_last_batch(stream: BatchStream, modules: Sequence[nn.Module]) -> None:
+    """Raise `ConfigError` where a batch norm would get a batch of one sample, an epoch's last."""
+    layers = [layer for module in modules for layer in module.modules()]
+    has_batch_norm = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers)
+    if has_batch_norm and stream.samples % stream.batch_size == 1 and stream.steps >= stream.steps_per_epoch:
+        size = stream.batch_size
+        allowed = f"batch norm needs two samples, and the last of {stream.samples} would be a batch of its own"
+        raise ConfigError("batch_size", size, f"{allowed}; allowed: a size that leaves none or more than one")
+
+
 def check_queues(capacity: int, rows: int, activations: Sequence[Tensor], target: Tensor) -> None:
     """Raise `ConfigError` where queues between stages with these outputs `[batch, ...]` would take more memory than is free."""
     sizes = [2 * TensorSpec.like(h, rows).nbytes + TensorSpec.like(target, rows).nbytes for h in activations[:-1]]

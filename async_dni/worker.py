@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """All that a worker is made from. `start` and `stop` are flags in shared memory, set by the supervisor."""
+    """All that a worker is made from. `flags` are in shared memory, set by the supervisor: `START`, `STOP`."""
 
     index: int
     stage: bytes  # a pickled StageSpec: pickled plainly, its tensors are copied, not shared
@@ -73,8 +73,7 @@ class WorkerSpec:
     flags: Any  # RawArray("b", 2)
     events: Connection
     run_dir: RunDir | None
-    restarts: int = 0  # workers of this stage that died before this one
-    last_cut: int = 0  # of theirs: the newest that was received
+    last_cut: int = 0  # of workers of this stage that died before this one: the newest that was received
 
 
 START, STOP = 0, 1  # positions in WorkerSpec.flags

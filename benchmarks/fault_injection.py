@@ -120,11 +120,22 @@ def watched(restart_delay: float = 0.0) -> Iterator[Watched]:
 
 @contextmanager
 def meanwhile(do: Callable[[], None]) -> Iterator[None]:
-    """Do something in a thread while the inside runs."""
-    thread = threading.Thread(target=do, daemon=True)
+    """Do something in a thread while the inside, a run, goes on. Where it raises, the run is ended, and so does this."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            do()
+        except BaseException as error:
+            raised.append(error)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     yield
     thread.join()
+    if raised:
+        raise raised[0]
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,7 @@ class Simulation:
         """As `worker_process` does it."""
         spec = self.specs[life.stage]
         views: dict[str, Any] = {name: queue.view() for name in QUEUES if (queue := getattr(spec, name)) is not None}
-        spec = replace(spec, **views, restarts=life.number, last_cut=self.known[life.stage].last_cut)
+        spec = replace(spec, **views, last_cut=self.known[life.stage].last_cut)
         stage = copy.deepcopy(self.stages[life.stage]).build(torch.device("cpu"))
         worker = life.worker = Worker(spec, stage, Counts(self, spec.heartbeat), self._send_event)
         if (snapshot := spec.snapshots.load()) is not None:

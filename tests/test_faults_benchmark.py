@@ -8,6 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -23,10 +26,54 @@ def faults() -> ModuleType:
 
 
 def test_workers_are_stopped_and_come_back(faults: ModuleType, tmp_path: Path) -> None:
-    faults.main(["--quick", "--only", "hangs", "--json", str(tmp_path / "faults.json")])
+    with pytest.raises(SystemExit) as ended:
+        faults.main(["--quick", "--only", "hangs", "--json", str(tmp_path / "faults.json")])
+    assert ended.value.code == 0
     cases = json.loads((tmp_path / "faults.json").read_text())["cases"]
     found = {case["metric"]: case["contenders"]["cdni"]["median"] for case in cases}
     assert found == {"injected": 2, "survived": 2, "leaked": 0, "messages left in queues": 0}
+
+
+def test_what_is_missed_is_told(faults: ModuleType) -> None:
+    def found(name: str, values: dict, **settings: int) -> list[str]:
+        cases = [faults.Case(name, metric, settings, rounds, name) for metric, rounds in values.items()]
+        return faults.missed(cases)
+
+    def counts(injected: int, survived: int, leaked: int, left: int) -> list[str]:
+        metrics = (faults.INJECTED, faults.SURVIVED, faults.LEAKED, faults.UNRELEASED)
+        numbers = (injected, survived, leaked, left)
+        return found("kills", {metric: {"cdni": [number]} for metric, number in zip(metrics, numbers, strict=True)})
+
+    assert counts(3, 3, 0, 0) == []
+    assert counts(3, 2, 1, 4) == [
+        "kills: survived 2 of 3 faults",
+        "kills: leaked: 1",
+        "kills: messages left in queues: 4",
+    ]
+    errors = {"cdni": [1.9], faults.UNDISTURBED: [1.5]}
+    assert found("kills", {faults.ERROR: errors}) == ["kills: test error 1.90 %, undisturbed 1.50 %"]
+    assert found("kills", {faults.ERROR: {**errors, "cdni": [1.8]}}) == []
+    assert found("soak", {faults.ERROR: {"cdni": [90.0]}}) == []
+
+    for stage, during, said in ((0, 0.8, ["outage: stage 0 at 0.80 of its rate"]), (0, 0.9, []), (1, 0.0, [])):
+        metric = faults.Metric(faults.RATE.name, faults.RATE.unit, stage)
+        rates = {"during": [during], "after": [1.0]}
+        assert found("outage", {metric: rates}, stage=stage, away=1) == said
+
+
+def test_a_run_whose_disturber_fails_is_ended(faults: ModuleType) -> None:
+    runs = threading.Event()
+
+    def fail() -> None:
+        runs.wait()
+        raise RuntimeError("no such stage")
+
+    def run() -> None:
+        runs.set()
+        time.sleep(600)
+
+    with pytest.raises(RuntimeError, match="no such stage"), faults.meanwhile(fail), suppress(KeyboardInterrupt):
+        run()
 
 
 def test_growth_is_the_slope_of_the_later_half(faults: ModuleType) -> None:

@@ -18,6 +18,7 @@ from test_launch import launch
 import async_dni
 from async_dni import ConfigError, ExperimentConfig, ImageDataset, Trainer, TrainerConfig, TrainResult
 from async_dni.cli import flag
+from async_dni.trial import check_last_batch
 
 FIELDS = {
     flag(field.name): field for config in (TrainerConfig, ExperimentConfig) for field in dataclasses.fields(config)
@@ -67,7 +68,7 @@ def load_dataset(name: str, data_dir: Path | None, image_size: int | None) -> tu
 
 def fit(self: Trainer, train_set: Any, *, epochs: int | None, steps: int | None, **rest: Any) -> TrainResult:
     """What `Trainer.fit` looks at first, and no training."""
-    self._check_last_batch(self._stream(train_set, epochs, steps))
+    check_last_batch(self._stream(train_set, epochs, steps), [self.model])
     run_dir = self._run_dir()
     if self.config.resume is not None:
         raise ConfigError("resume", self.config.resume, "nothing is to be resumed here")

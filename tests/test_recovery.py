@@ -107,6 +107,7 @@ def test_a_worker_that_hangs_says_where_and_is_replaced(small_mnist: tuple, tmp_
     result = Trainer(model, workers=3, batch_size=10, **settings).fit(small_mnist[0], epochs=1)
     assert result.summary["workers"][1]["restarts"] == 1
     (warning,) = warnings.texts
+    assert result.summary["workers"][1]["deaths"] == [warning]
     assert warning.startswith(
         "stage 1 hung: it entered no phase for 1 seconds (in batch 2, forward); it is started again"
     )

@@ -358,6 +358,35 @@ def test_the_gradient_given_upstream_is_taken_before_the_step():
     assert not torch.equal(module[0].weight, weight)
 
 
+@pytest.mark.parametrize(
+    ("clip", "is_predicted", "is_scaled"), [(1.0, True, True), (1.0, False, False), (1e6, True, False)]
+)
+def test_a_prediction_that_is_clipped_is_clipped_upstream_too(clip, is_predicted, is_scaled):
+    synthesizer, batch = nonzero_synthesizer(WIDTH, (), CLASSES), small_batch()
+    with torch.no_grad():
+        synthesizer.condition.weight.fill_(1e4)
+    found = {}
+    for norm in (None, clip):
+        torch.manual_seed(1)
+        module = nn.Sequential(nn.Linear(FEATURES, WIDTH))
+        method = SyntheticGradient(synthesizer, SGD(synthesizer.parameters()), conditioned=True)
+        fixed = Fixed(method.now(module(batch.x).detach(), batch.target))
+        stage = Stage(
+            module,
+            SGD(module.parameters()),
+            method if is_predicted else fixed,
+            is_first=False,
+            is_last=False,
+            clip_grad_norm=norm,
+        )
+        stage.forward(batch)
+        found[norm] = stage.update(0), nn.utils.get_total_norm([p.grad for p in module.parameters()])
+    (whole, norm), (clipped, clipped_norm) = found[None], found[clip]
+    assert 1.0 < norm < 1e6
+    torch.testing.assert_close(clipped_norm, norm.clamp(max=clip))
+    torch.testing.assert_close(clipped, whole * (clip / norm) if is_scaled else whole)
+
+
 def test_a_first_stage_gives_no_gradient():
     module = nn.Sequential(nn.Linear(FEATURES, CLASSES))
     for gradient in (None, torch.ones(ROWS, CLASSES)):

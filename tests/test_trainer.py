@@ -195,6 +195,12 @@ def test_serial_reports_as_workers_do(tmp_path: Path) -> None:
             {"batch_size": 10},
             "batch_size: got 10; batch norm needs two samples",
         ),
+        (
+            mlp(6, 8, 2),
+            TensorDataset(torch.randn(11, 6), torch.zeros(11, dtype=torch.int64)),
+            {"batch_size": 10, "workers": 2, "synthesizer_hidden": (4,)},
+            "batch_size: got 10; batch norm needs two samples",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused(

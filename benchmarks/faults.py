@@ -64,6 +64,7 @@ REPEATED, LOST = Metric("batches done twice by a stage", "batches"), Metric("gra
 QUEUED = Metric("activations in its queue", "messages")
 UNRELEASED = Metric("messages left in queues", "messages")
 RATE, GROWTH = Metric("rate of updates, against before", "ratio"), Metric("growth of resident memory", "MB/min")
+HIGHEST = Metric("highest resident memory", "MB")
 
 
 class Quiet(Progress):
@@ -337,7 +338,12 @@ def memory(bench: Bench) -> list[Case]:
     result = bench.trainer(progress).fit(bench.data, steps=steps)
     made = case("memory", {"steps": steps}, {LEAKED: Leftovers.now().since(before)})
     for k, worker in enumerate(result.summary["workers"]):
-        made.append(growth("memory", {"steps": steps}, k, progress.memory[worker["pid"]]))
+        samples = progress.memory[worker["pid"]]
+        made.append(growth("memory", {"steps": steps}, k, samples))
+        half, settings = len(samples) // 2, {"steps": steps, "stage": k}
+        halves = {"first half": samples[: half + 1], "second half": samples[half:]}
+        highest = {name: [max(megabytes for _, megabytes in part)] for name, part in halves.items()}
+        made.append(Case("memory", Metric(HIGHEST.name, HIGHEST.unit, k), settings, highest, "memory"))
     return made
 
 

@@ -12,12 +12,13 @@ train: $(VENV)/.installed
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest
 
+# about 40 minutes on two cores; benchmarks/README.md has the commands that its results were measured with
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/parity.py
-	$(BIN)/python benchmarks/transport.py
-	$(BIN)/python benchmarks/throughput.py --seconds 3
-	$(BIN)/python benchmarks/update_lock.py
-	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/transport.py --rounds 1
+	$(BIN)/python benchmarks/throughput.py --workload 20x256 --seconds 2 --rounds 2
+	$(BIN)/python benchmarks/update_lock.py --rounds 1
+	$(BIN)/python benchmarks/scaling.py --rounds 1
 	$(BIN)/python benchmarks/staleness.py --steps 500 --rounds 1
 	$(BIN)/python benchmarks/time_to_accuracy.py --steps 720 --learning-rates 1e-3 --targets 4,3 --rounds 1
 	$(BIN)/python benchmarks/accuracy.py --rounds 1

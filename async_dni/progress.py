@@ -18,6 +18,8 @@ from .evaluate import Evaluation
 from .telemetry import WAITS
 
 COLUMNS = ("stage", "blocks", "pid", "step", "samples/s", "waiting", "queued", "lag", "loss", "synth. loss", "dropped")
+# one after the other, on a terminal that is too narrow
+LEFT_OUT = ("pid", "dropped", "blocks", "synth. loss", "queued", "waiting")
 
 
 class Progress:
@@ -106,13 +108,28 @@ class LiveProgress(Progress):
         self.console.print(text, markup=False, highlight=False)
 
     def _draw(self) -> Group:
+        done = max((record["step"] for record in self.records.values()), default=0)
+        return Group(self._table(), Text(f"step {done} of {self.steps}", style="dim"))
+
+    def _table(self) -> Table:
+        """As many columns as there is room for."""
+        boundless = self.console.options.update(max_width=10_000)
+        for left_out in range(len(LEFT_OUT) + 1):
+            table = self._table_of([name for name in COLUMNS if name not in LEFT_OUT[:left_out]])
+            if self.console.measure(table, options=boundless).maximum <= self.console.width:
+                break
+        return table
+
+    def _table_of(self, columns: Sequence[str]) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in COLUMNS:
+        for name in columns:
             table.add_column(name, justify="left" if name == "blocks" else "right", no_wrap=True)
         for k, layers in enumerate(self.layers):
-            table.add_row(*row(k, layers, self.records[k]) if k in self.records else [str(k), blocks(layers)])
-        done = max((record["step"] for record in self.records.values()), default=0)
-        return Group(table, Text(f"step {done} of {self.steps}", style="dim"))
+            record = self.records.get(k)
+            cells = [str(k), blocks(layers)] if record is None else row(k, layers, record)
+            by_name = dict(zip(COLUMNS, cells, strict=False))
+            table.add_row(*(by_name.get(name, "") for name in columns))
+        return table
 
 
 def row(worker: int, layers: Sequence[str], record: dict[str, Any]) -> list[str]:

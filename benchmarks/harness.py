@@ -223,8 +223,8 @@ def compare(
 ) -> list[Case]:
     """Measure contenders in rounds; a case for each metric, with the ratio of `reference` to each other contender.
 
-    `panel`: the title of the plot's panel that the cases share; their name by default. `warm_up`: False where it is to
-    be seen that all works, and no more.
+    `panel`: the title of the plot's panel that the cases share; their name by default. `warm_up`: False where none
+    is needed, or it is to be seen that all works, and no more.
     """
     if warm_up:
         first = {one.name: partial(_without_round, one.warm_up or one.measure) for one in contenders}

@@ -47,7 +47,7 @@ class Length:
     real_steps: int
 
 
-FULL = Length(0.02, (2, 4, 8, 16, 32), 200, 10, 400)
+FULL = Length(0.02, (2, 4, 8, 16, 32), 120, 10, 400)
 QUICK = Length(0.01, (2, 4), 20, 4, 10)
 
 
@@ -86,7 +86,9 @@ def measure_emulated(length: Length, rounds: int) -> list[Case]:
         contenders.append(Contender(ALONE, partial(emulated_run, length, 1, "cdni")))
         settings = {"stages": "emulated", "workers": stages, "ms": length.seconds * 1e3, "batch_size": BATCH_SIZE}
         settings["queue_capacity"] = capacity(stages)
-        cases = compare(f"{stages} emulated stages", settings, contenders, rounds, "cdni", panel="emulated stages")
+        cases = compare(
+            f"{stages} emulated stages", settings, contenders, rounds, "cdni", "emulated stages", warm_up=False
+        )
         for case in cases:
             if case.metric == THROUGHPUT:
                 case.formulas = formulas(length.seconds, stages)

@@ -213,7 +213,7 @@ class Bench:
 def measure(size: str, quick: bool, rounds: int) -> list[Case]:
     """All contenders for a size, in rounds."""
     nbytes = SIZES[size]
-    trips = max(20, min(200, (16 << 20) // nbytes)) if quick else max(100, min(2000, (1 << 30) // nbytes))
+    trips = max(20, min(200, (16 << 20) // nbytes)) if quick else max(50, min(2000, (1 << 29) // nbytes))
     settings = {"bytes": nbytes, "round_trips": trips, "threads": 1}
     return compare(size, settings, Bench(nbytes, trips).contenders(), rounds, OURS, "all sizes", warm_up=not quick)
 

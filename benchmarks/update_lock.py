@@ -10,6 +10,7 @@ Three questions, for locked training (backprop) and asynchronous (cdni, delayed)
   delay     messages take 0 to 100 ms on every link: each stage's updates a second, relative to no delay. The queues'
             capacity covers the round trip, and is named
 
+A run's rates are those of its second half, so emulated stages, which only sleep, have no warm-up runs before.
 Stages are emulated (labelled so: a layer that sleeps a given time forward, and again backward), so that many devices can
 be shown on few cores; for the first question, real ones (a fully connected network, a layer a worker) stand beside them.
 """
@@ -69,7 +70,7 @@ def full_length() -> Length:
 
 
 def contender(name: str, read: Callable[[TrainResult], Measured], run: Callable[[], TrainResult]) -> Contender:
-    """A run, and what is read off it. Each run's workers are new, so one warm-up, in `compare`, is the machine's."""
+    """A run, and what is read off it."""
     return Contender(name, lambda: read(run()))
 
 
@@ -83,7 +84,7 @@ def measure_emulated_locks(length: Length, rounds: int) -> list[Case]:
         contenders = [
             contender(method, locks, partial(run, steps=length.steps_of(method), method=method)) for method in METHODS
         ]
-        measured += compare(f"lock: {workers} emulated stages", settings, contenders, rounds)
+        measured += compare(f"lock: {workers} emulated stages", settings, contenders, rounds, warm_up=False)
     return measured
 
 
@@ -113,7 +114,8 @@ def measure_slowed(length: Length, rounds: int) -> list[Case]:
                 run = partial(_slowed, length, slow, factor, overflow)
                 contenders.append(contender(f"{factor} times slower, {overflow}", update_rates, run))
         settings = {"stages": "emulated", "workers": STAGES, "ms": length.seconds * 1e3, "slowed_stage": slow}
-        cases = compare(f"slowed: stage {slow} of {STAGES} emulated stages, cdni", settings, contenders, rounds)
+        title = f"slowed: stage {slow} of {STAGES} emulated stages, cdni"
+        cases = compare(title, settings, contenders, rounds, warm_up=False)
         _relate(cases, "undisturbed")
         measured += cases
     return measured
@@ -140,7 +142,7 @@ def measure_delays(length: Length, rounds: int) -> list[Case]:
             for delay in length.delays
         ]
         title = f"delay on every link: {STAGES} emulated stages, {name}, capacity {capacity}"
-        cases = compare(title, {**settings, **method}, contenders, rounds)
+        cases = compare(title, {**settings, **method}, contenders, rounds, warm_up=False)
         _relate(cases, contenders[0].name)
         measured += cases
     return measured

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import pytest
 import torch
 
 from async_dni import ImageDataset, load_dataset
+
+# whatever started the tests may ignore it, as nohup does, and processes inherit that
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # multiprocessing's own helpers live as long as the test process
 HELPERS = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")

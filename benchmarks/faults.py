@@ -455,6 +455,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Inject and report."""
     options = parse_arguments(__doc__ or "", arguments, add_options)
+    # whatever started this may ignore them, as a shell does for what it runs in the background, and processes inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     bench = Bench(*load_dataset("mnist"), options)
     bench.fit(10)  # what a process opens once, and keeps
     measured = [made for part in options.only or list(PARTS) for made in PARTS[part](bench)]

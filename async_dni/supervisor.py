@@ -258,6 +258,7 @@ class Supervisor:
         for spec in self.specs:
             spec.doorbell.close()
             spec.snapshots.close()
+            spec.stage.close()
 
 
 def _join(processes: Sequence[Any], timeout: float) -> None:

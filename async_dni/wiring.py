@@ -22,6 +22,7 @@ from .environment import environment
 from .heartbeat import Heartbeat
 from .partition import named_blocks
 from .run_dir import RunDir
+from .shared_bytes import SharedBytes
 from .snapshots import Snapshots
 from .stage import StageSpec
 from .tensor_queue import Doorbell, TensorQueue, TensorSpec
@@ -92,7 +93,7 @@ class Wiring:
         specs = [
             WorkerSpec(
                 index=k,
-                stage=stages[k],
+                stage=SharedBytes(stages[k]),
                 device=self.devices[k],
                 threads=threads,
                 cores=cores[k],

@@ -36,6 +36,7 @@ from .events import Cut, to_bytes
 from .heartbeat import Heartbeat
 from .partition import named_blocks
 from .run_dir import RunDir
+from .shared_bytes import SharedBytes
 from .snapshots import Snapshots
 from .stage import Stage, to_device
 from .telemetry import INTERVAL, Telemetry
@@ -49,7 +50,7 @@ class WorkerSpec:
     """All that a worker is made from. `flags` are in shared memory, set by the supervisor: `START`, `STOP`."""
 
     index: int
-    stage: bytes  # a pickled StageSpec: pickled plainly, its tensors are copied, not shared
+    stage: SharedBytes  # a pickled StageSpec: pickled plainly, its tensors are copied, not shared
     device: str
     threads: int
     cores: tuple[int, ...] | None

@@ -75,7 +75,8 @@ def _build(spec: WorkerSpec, send_event: Callable[[object], None]) -> Worker:
     if spec.cores is not None:
         os.sched_setaffinity(0, spec.cores)
     torch.set_rng_state(stage_rng(spec.seed, spec.index))
-    stage_spec: StageSpec = pickle.loads(spec.stage)
+    stage_spec: StageSpec = pickle.loads(spec.stage.read())
+    spec.stage.close()
     device = torch.device(spec.device)
     stage = stage_spec.build(device)
     if device.type == "cuda":

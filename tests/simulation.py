@@ -154,7 +154,7 @@ class Simulation:
         specs = [
             WorkerSpec(
                 index=k,
-                stage=b"",
+                stage=None,  # type: ignore[arg-type]
                 device="cpu",
                 threads=1,
                 cores=None,

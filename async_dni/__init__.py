@@ -1,5 +1,6 @@
 """Asynchronous, multi-process training with Decoupled Neural Interfaces (synthetic gradients) on PyTorch."""
 
+from . import parent_death  # noqa: F401  (before torch is loaded: see there)
 from .config import ConfigError, ExperimentConfig, TrainerConfig
 from .data import ImageDataset, load_dataset
 from .divergence import DivergenceError

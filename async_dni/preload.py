@@ -7,5 +7,8 @@ computation would not survive the fork.
 import torch
 
 from . import worker_process  # noqa: F401
+from .parent_death import outlive_parent
 
 torch.optim.Adam([torch.nn.Parameter(torch.empty(1))])
+
+outlive_parent()  # from here on the server sees by itself that nobody needs it any more

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from . import parent_death
 from .config import ConfigError, TrainerConfig
 from .data import BatchStream
 from .device import assign_cores, available_cores
@@ -28,6 +29,8 @@ from .stage import StageSpec
 from .tensor_queue import Doorbell, TensorQueue, TensorSpec
 from .worker import WorkerSpec, is_multiple
 
+PRELOAD = ["async_dni.preload"]  # modules
+
 
 def worker_context(threads: int = 1) -> Any:
     """Workers are forked from a server process that has loaded torch and nothing else; never from this one.
@@ -36,7 +39,7 @@ def worker_context(threads: int = 1) -> Any:
     later run that wants another number sets it through torch.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload(["async_dni.preload"])
+    context.set_forkserver_preload(PRELOAD)
     # A terminal's Ctrl-C goes to every process, and this one tells the workers what it means. Blocked signals are
     # inherited, so that a worker is deaf to it from its first moment.
     resource_tracker.ensure_running()  # its start unblocks signals
@@ -44,7 +47,8 @@ def worker_context(threads: int = 1) -> Any:
     try:
         # before Python 3.13 the server does not take over sys.path by itself
         path = os.pathsep.join(directory for directory in sys.path if directory)
-        with environment(PYTHONPATH=path, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)):
+        threads_of_libraries = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        with environment(PYTHONPATH=path, **threads_of_libraries, **{parent_death.SERVER: str(os.getpid())}):
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import logging
 import os
@@ -21,6 +20,7 @@ import torch
 from .divergence import REMEDY, DivergenceError
 from .events import Failed, Finished, Ready, Recorded, send_event
 from .output import Output
+from .parent_death import die_with_parent
 from .samples import DataError
 from .serial import stage_rng
 from .stage import StageSpec, to_device
@@ -30,14 +30,13 @@ from .worker import START, Worker, WorkerSpec
 log = logging.getLogger(__name__)
 
 DUMP = signal.SIGUSR1  # asks a worker for the stacks of its threads
-PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 def worker_main(spec: WorkerSpec) -> None:
     """The process's entry: build the stage, wait for the start, run, report."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the supervisor tells the workers
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    _die_with_parent()
+    _die_with_trainer()
     lock = threading.Lock()
 
     def send(event: object) -> None:
@@ -134,7 +133,7 @@ def _recorder(spec: WorkerSpec, worker: Worker, send_event: Callable[[object], N
     return Recorder(worker.telemetry, worker.queue_depths, parent.sentinel if parent else None, file, send)
 
 
-def _die_with_parent() -> None:
+def _die_with_trainer() -> None:
     """Ask for SIGKILL when the server that this process was forked from dies, as it does when the trainer dies.
 
     The recorder's thread looks after the trainer too, but not while a layer holds Python's lock, or the process is stopped.
@@ -144,8 +143,7 @@ def _die_with_parent() -> None:
         # the server ends when nobody holds this pipe any more, and multiprocessing gives every worker a copy
         os.close(server._forkserver_alive_fd)
         server._forkserver_alive_fd = None
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
 
 
 def _check_parent() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -97,6 +99,42 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     process.kill()
     process.communicate()
     _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+
+
+STARTS = """
+import time
+from multiprocessing import forkserver
+from async_dni import wiring
+
+if __name__ == "__main__":
+    wiring.PRELOAD = ["async_dni", "never_loaded"]
+    wiring.worker_context()
+    print(forkserver._forkserver._forkserver_pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_server_that_is_still_loading_ends_with_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "never_loaded.py").write_text(
+        "import signal, sys\nprint('loading', file=sys.stderr, flush=True)\nsignal.pause()"
+    )
+    (tmp_path / "starts.py").write_text(STARTS)
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[1])])
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "starts.py")],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    server = psutil.Process(int(process.stdout.readline()))
+    assert process.stderr.readline() == "loading\n"
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs([server], timeout=60)
     assert not alive
 
 

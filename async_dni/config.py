@@ -229,7 +229,8 @@ class TrainerConfig(_Checked):
     )
     clip_grad_norm: float | None = option(
         None,
-        "scale the gradients of a stage's layers down to this norm; default: never",
+        "scale the gradients of a stage's layers down to this norm, and what goes upstream with them where they came of a "
+        "synthesizer; default: never",
         number(above=0),
         metavar="NORM",
     )

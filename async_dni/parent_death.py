@@ -30,7 +30,7 @@ def _set(number: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
-if parent := os.environ.pop(SERVER, None):
+if (parent := os.environ.pop(SERVER, None)) and any("multiprocessing.forkserver" in part for part in sys.orig_argv):
     die_with_parent()
     if os.getppid() != int(parent):
         os._exit(1)  # it has died before

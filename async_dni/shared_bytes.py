@@ -1,6 +1,7 @@
 """Bytes that processes read when they need them, so that what a new process is sent is small.
 
 What a process is made from goes through a pipe that holds 64 KB: its parent would wait for a process that does not read.
+(It still does where stage 0 is sent a data set that is not made of tensors, and is larger.)
 """
 
 from __future__ import annotations

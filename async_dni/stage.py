@@ -49,7 +49,8 @@ class Stage:
     Gradients go upstream for every `synthesizer_every`-th batch: for the others, none is computed, sent or learnt from.
     `clip_grad_norm`: the largest norm of the layers' gradients, all of the stage's taken as one vector; larger ones are
     scaled down to it, and, where they came of a prediction, so is the ∂/∂x that goes upstream: a prediction that runs
-    away stays in its stage. `checks_gradients`: whether an update is refused where they are not finite.
+    away stays in its stage, if that has weights to go by. `checks_gradients`: whether an update is refused where they
+    are not finite.
     `forward`, `update` and `learn` raise `DivergenceError` for numbers that are not finite. After `forward` has, the
     batch is pending all the same; with `checks_gradients` buffers (a batch norm's statistics) are as before.
     """

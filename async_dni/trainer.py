@@ -149,6 +149,7 @@ class Trainer:
                 else:
                     context = worker_context(threads_per_worker(config))
                     specs, receivers = wiring.connect(context, pickled, activations, trial.first.target)
+                    pickled.clear()  # the workers' parts hold it
                     listener = Listener(
                         on_start=run.on_start,
                         on_record=run.on_record,

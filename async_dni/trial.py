@@ -120,7 +120,8 @@ def check_synthesizer(synthesizer: nn.Module, block: str, h: Tensor, labels: Ten
 def check_last_batch(stream: BatchStream, modules: Sequence[nn.Module]) -> None:
     """Raise `ConfigError` where a batch norm would get a batch of one sample, an epoch's last."""
     layers = [layer for module in modules for layer in module.modules()]
-    has_batch_norm = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers)
+    # of feature maps, one sample has many values a channel
+    has_batch_norm = any(isinstance(layer, nn.BatchNorm1d) for layer in layers)
     if has_batch_norm and stream.samples % stream.batch_size == 1 and stream.steps >= stream.steps_per_epoch:
         size = stream.batch_size
         allowed = f"batch norm needs two samples, and the last of {stream.samples} would be a batch of its own"

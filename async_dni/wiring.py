@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver, get_context, resource_tracker
@@ -29,7 +30,7 @@ from .stage import StageSpec
 from .tensor_queue import Doorbell, TensorQueue, TensorSpec
 from .worker import WorkerSpec, is_multiple
 
-PRELOAD = ["async_dni.preload"]  # modules
+_starting = threading.Lock()  # the environment is every thread's
 
 
 def worker_context(threads: int = 1) -> Any:
@@ -39,7 +40,7 @@ def worker_context(threads: int = 1) -> Any:
     later run that wants another number sets it through torch.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context.set_forkserver_preload(["async_dni.preload"])
     # A terminal's Ctrl-C goes to every process, and this one tells the workers what it means. Blocked signals are
     # inherited, so that a worker is deaf to it from its first moment.
     resource_tracker.ensure_running()  # its start unblocks signals
@@ -48,7 +49,7 @@ def worker_context(threads: int = 1) -> Any:
         # before Python 3.13 the server does not take over sys.path by itself
         path = os.pathsep.join(directory for directory in sys.path if directory)
         threads_of_libraries = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        with environment(PYTHONPATH=path, **threads_of_libraries, **{parent_death.SERVER: str(os.getpid())}):
+        with _starting, environment(PYTHONPATH=path, **threads_of_libraries, **{parent_death.SERVER: str(os.getpid())}):
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

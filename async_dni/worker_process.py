@@ -36,7 +36,7 @@ def worker_main(spec: WorkerSpec) -> None:
     """The process's entry: build the stage, wait for the start, run, report."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the supervisor tells the workers
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    _die_with_trainer()
+    die_with_trainer()
     lock = threading.Lock()
 
     def send(event: object) -> None:
@@ -133,17 +133,17 @@ def _recorder(spec: WorkerSpec, worker: Worker, send_event: Callable[[object], N
     return Recorder(worker.telemetry, worker.queue_depths, parent.sentinel if parent else None, file, send)
 
 
-def _die_with_trainer() -> None:
+def die_with_trainer() -> None:
     """Ask for SIGKILL when the server that this process was forked from dies, as it does when the trainer dies.
 
     The recorder's thread looks after the trainer too, but not while a layer holds Python's lock, or the process is stopped.
     """
+    die_with_parent()
     server: Any = forkserver._forkserver
     if parent_process() is not None and server._forkserver_alive_fd is not None:
         # the server ends when nobody holds this pipe any more, and multiprocessing gives every worker a copy
         os.close(server._forkserver_alive_fd)
         server._forkserver_alive_fd = None
-    die_with_parent()
 
 
 def _check_parent() -> None:

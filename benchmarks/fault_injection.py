@@ -132,8 +132,12 @@ def meanwhile(do: Callable[[], None]) -> Iterator[None]:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    yield
-    thread.join()
+    try:
+        yield
+        thread.join()
+    except KeyboardInterrupt:
+        if not raised:
+            raise
     if raised:
         raise raised[0]
 

@@ -30,7 +30,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ from torch.utils.data import Dataset
 from async_dni import Trainer, TrainResult
 from async_dni.run_dir import environment, write_json
 from async_dni.wiring import worker_context
+from async_dni.worker_process import die_with_trainer
 
 WIDTH = 140  # of what is printed into a file
 GRACE = 2.0  # seconds that a process has to end after SIGTERM, before SIGKILL
@@ -400,23 +401,24 @@ def run_ranks(function: Callable[..., None], ranks: int, arguments: Sequence[Any
     context = start_processes(
         _rank, (function, results, *arguments), ranks, join=False, daemon=True, start_method="forkserver"
     )
+    results.close()  # the ranks' copies are the only ones now
     try:
         deadline = time.monotonic() + timeout
         while not context.join(timeout=max(0.0, deadline - time.monotonic())):
             if time.monotonic() >= deadline:
                 for process in context.processes:
-                    if process.is_alive():
+                    with suppress(ProcessLookupError):
                         os.kill(process.pid, signal.SIGUSR1)
-                time.sleep(GRACE)  # to say it
+                    process.join(GRACE)  # one after the other, as they share standard error
                 raise TimeoutError(f"{function.__name__} did not end within {timeout:g} seconds")
         return received.recv()
     finally:
         _end(context.processes)
         received.close()
-        results.close()
 
 
 def _rank(rank: int, function: Callable[..., None], results: Any, *arguments: Any) -> None:
+    die_with_trainer()
     faulthandler.register(signal.SIGUSR1)
     function(rank, results, *arguments)
 

@@ -14,8 +14,9 @@ import torch
 
 from async_dni import ImageDataset, load_dataset
 
-# whatever started the tests may ignore it, as nohup does, and processes inherit that
+# whatever started the tests may ignore them, as nohup and a shell's & do, and processes inherit that
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # multiprocessing's own helpers live as long as the test process
 HELPERS = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")

@@ -66,7 +66,7 @@ def wait_for_nothing(rank, results):
     threading.Event().wait()
 
 if __name__ == "__main__":
-    harness.run_ranks(wait_for_nothing, 2, (), timeout=5.0)
+    harness.run_ranks(wait_for_nothing, 2, (), timeout=10.0)
 """
 
 
@@ -85,7 +85,7 @@ def test_ranks_that_hang_say_where_and_are_ended(tmp_path: Path) -> None:
         check=False,
     )
     assert ended.returncode == 1
-    assert "TimeoutError: wait_for_nothing did not end within 5 seconds" in ended.stderr
+    assert "TimeoutError: wait_for_nothing did not end within 10 seconds" in ended.stderr
     assert ended.stderr.count("in wait_for_nothing") == 2, "both say where they are"
 
 

@@ -28,7 +28,7 @@ def record(**values: Any) -> dict[str, Any]:
 
 def shown(width: int, **values: Any) -> list[str]:
     """The lines that a terminal of that width shows."""
-    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    console = Console(file=io.StringIO(), width=width, height=25, force_terminal=True, color_system=None)
     progress = LiveProgress(console)
     with progress.running([[str(k)] for k in range(3)], 200_000):
         progress.on_record(0, record(**values))

@@ -107,7 +107,7 @@ class Serial:
             self.arrived[k - 1][index] = grad_input
 
     def states(self) -> list[dict[str, Any]]:
-        """Every stage's state, as of `worker.OpenCut`: all that it needs to go on. Updates that wait are made first."""
+        """Every stage's state, as of `open_cut.OpenCut`: all that it needs to go on. Updates that wait are made first."""
         if self.stages[0].method.waits:
             for index in list(self.stages[0].pending):
                 self._learn(index)

@@ -1,18 +1,17 @@
 """A stage's latest states, kept in memory that outlives its worker, for the one that is started in its place.
 
 Two buffers: a state is written into the one that does not hold the newest, and a counter is raised when it is whole, so
-that there is always a whole one, whenever the worker is killed. The buffers are files without a name, in memory: they
-are gone with the last process that has them open, however it ends.
+that there is always a whole one, whenever the worker is killed.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
-from multiprocessing import reduction
-from typing import IO, Any
+from typing import Any
 
 import torch
+
+from .memory_file import MemoryFile
 
 
 class Snapshots:
@@ -20,10 +19,7 @@ class Snapshots:
 
     def __init__(self, context: Any) -> None:
         self._words = context.RawArray(ctypes.c_int64, 3)  # snapshots made; the step of the one in each buffer
-        self._open([os.memfd_create("snapshot"), os.memfd_create("snapshot")])
-
-    def _open(self, descriptors: list[int]) -> None:
-        self._files: list[IO[bytes]] = [os.fdopen(descriptor, "r+b") for descriptor in descriptors]
+        self._buffers = [MemoryFile(), MemoryFile()]
 
     @property
     def count(self) -> int:
@@ -38,7 +34,7 @@ class Snapshots:
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Keep a state: tensors and plain values."""
         number = self.count + 1
-        file = self._files[number % 2]
+        file = self._buffers[number % 2].file
         file.seek(0)
         torch.save(state, file)
         file.truncate()
@@ -50,19 +46,12 @@ class Snapshots:
         """The newest state, on the CPU; None where there is none."""
         if not self.count:
             return None
-        file = self._files[self.count % 2]
+        file = self._buffers[self.count % 2].file
         file.seek(0)
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         return state
 
     def close(self) -> None:
         """Close the buffers in this process."""
-        for file in self._files:
-            file.close()
-
-    def __getstate__(self) -> Any:
-        return self._words, [reduction.DupFd(file.fileno()) for file in self._files]
-
-    def __setstate__(self, state: Any) -> None:
-        self._words, descriptors = state
-        self._open([descriptor.detach() for descriptor in descriptors])
+        for buffer in self._buffers:
+            buffer.close()

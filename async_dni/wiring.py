@@ -22,9 +22,9 @@ from .data import BatchStream
 from .device import assign_cores, available_cores
 from .environment import environment
 from .heartbeat import Heartbeat
+from .memory_file import MemoryFile
 from .partition import named_blocks
 from .run_dir import RunDir
-from .shared_bytes import SharedBytes
 from .snapshots import Snapshots
 from .stage import StageSpec
 from .tensor_queue import Doorbell, TensorQueue, TensorSpec
@@ -98,7 +98,7 @@ class Wiring:
         specs = [
             WorkerSpec(
                 index=k,
-                stage=SharedBytes(stages[k]),
+                stage=MemoryFile(stages[k]),
                 device=self.devices[k],
                 threads=threads,
                 cores=cores[k],

@@ -20,7 +20,6 @@ worker's is counted as lost where the stage has updated already, and learnt from
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,9 +33,10 @@ from .data import Batch, BatchStream
 from .divergence import DivergenceError
 from .events import Cut, to_bytes
 from .heartbeat import Heartbeat
+from .memory_file import MemoryFile
+from .open_cut import OpenCut
 from .partition import named_blocks
 from .run_dir import RunDir
-from .shared_bytes import SharedBytes
 from .snapshots import Snapshots
 from .stage import Stage, to_device
 from .telemetry import INTERVAL, Telemetry
@@ -50,7 +50,9 @@ class WorkerSpec:
     """All that a worker is made from. `flags` are in shared memory, set by the supervisor: `START`, `STOP`."""
 
     index: int
-    stage: SharedBytes  # a pickled StageSpec: pickled plainly, its tensors are copied, not shared
+    # a pickled StageSpec: pickled plainly, its tensors are copied, not shared; and not sent with this, through a pipe
+    # that holds 64 KB, where the supervisor would wait for a process that does not read
+    stage: MemoryFile
     device: str
     threads: int
     cores: tuple[int, ...] | None
@@ -78,30 +80,6 @@ class WorkerSpec:
 
 
 START, STOP = 0, 1  # positions in WorkerSpec.flags
-
-
-class OpenCut:
-    """A cut that was not sent yet.
-
-    A full one waits for gradients: those of batches before the cut that were under way when it was made. One of the
-    layers only waits for the cuts before it: the supervisor knows by the newest that it received which ones a worker
-    that died had still to send.
-    """
-
-    def __init__(self, step: int, is_full: bool, is_final: bool, state: dict[str, Any]) -> None:
-        self.step, self.is_full, self.is_final = step, is_full, is_final
-        self.state = copy.deepcopy(state)  # the stage goes on changing its weights while the cut waits
-        self.missing = {pending["index"] for pending in state.get("pending", [])}
-
-    def add(self, index: int, gradient: Tensor | None) -> None:
-        """A gradient came; where it will not (None), its batch is nothing to go on with."""
-        if index not in self.missing:
-            return
-        self.missing.discard(index)
-        if gradient is None:
-            self.state["pending"] = [pending for pending in self.state["pending"] if pending["index"] != index]
-        else:
-            self.state["gradients"][index] = gradient.clone()
 
 
 class Worker:

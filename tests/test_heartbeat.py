@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+from test_snapshots import in_another_process
 
 from async_dni.heartbeat import PHASES, Heartbeat
 from async_dni.telemetry import Telemetry
@@ -60,19 +61,10 @@ def beat_and_die(heartbeat: Heartbeat) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die(heartbeat: Heartbeat) -> int | None:
-    process = worker_context().Process(target=beat_and_die, args=(heartbeat,), daemon=True)
-    process.start()
-    process.join()
-    status = process.exitcode
-    process.close()
-    return status
-
-
 def test_counts_outlive_the_worker_and_are_gone_on_from() -> None:
     heartbeat, started = Heartbeat(worker_context()), []
     for lives in (1, 2):
-        assert die(heartbeat) == -signal.SIGKILL
+        assert in_another_process(beat_and_die, heartbeat) == -signal.SIGKILL
         assert (heartbeat.step, heartbeat.phase, heartbeat.beats) == (7, "send", 4 * lives)
         counts = {
             "steps": 3,

@@ -1,4 +1,4 @@
-"""Shared bytes: whole in every process, small to send, and nothing is left of them."""
+"""Files in memory: whole in every process, small to send, and nothing is left of them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 from test_snapshots import in_another_process, open_files
 
 from async_dni import Trainer, fcn
-from async_dni.shared_bytes import SharedBytes
+from async_dni.memory_file import MemoryFile
 from async_dni.supervisor import Supervisor
 
 CONTENT = bytes(range(256)) * 12_000
 
 
-def check(shared: SharedBytes, times: int) -> None:
+def check(shared: MemoryFile, times: int) -> None:
     """In another process."""
     for _ in range(times):
         assert shared.read() == CONTENT
@@ -24,13 +24,13 @@ def check(shared: SharedBytes, times: int) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"a", CONTENT])
 def test_they_are_read_as_often_as_wanted(content: bytes) -> None:
-    shared = SharedBytes(content)
+    shared = MemoryFile(content)
     assert [shared.read(), shared.read()] == [content, content]
     shared.close()
 
 
 def test_they_are_whole_in_other_processes() -> None:
-    shared = SharedBytes(CONTENT)
+    shared = MemoryFile(CONTENT)
     assert in_another_process(check, shared, 2) == 0
     assert in_another_process(check, shared, 1) == 0
     assert shared.read() == CONTENT
@@ -39,11 +39,11 @@ def test_they_are_whole_in_other_processes() -> None:
 
 def test_nothing_is_left_when_they_are_closed() -> None:
     before = open_files()
-    shared = SharedBytes(CONTENT)
+    shared = MemoryFile(CONTENT)
     assert len(open_files() - before) == 1
     shared.close()
     assert open_files() <= before
-    with pytest.raises(OSError, match="Bad file descriptor"):
+    with pytest.raises(ValueError, match="closed"):
         shared.read()
 
 

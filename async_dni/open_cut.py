@@ -1,0 +1,32 @@
+"""A cut of a stage that its worker has not sent yet."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor
+
+
+class OpenCut:
+    """A cut that was not sent yet.
+
+    A full one waits for gradients: those of batches before the cut that were under way when it was made. One of the
+    layers only waits for the cuts before it: the supervisor knows by the newest that it received which ones a worker
+    that died had still to send.
+    """
+
+    def __init__(self, step: int, is_full: bool, is_final: bool, state: dict[str, Any]) -> None:
+        self.step, self.is_full, self.is_final = step, is_full, is_final
+        self.state = copy.deepcopy(state)  # the stage goes on changing its weights while the cut waits
+        self.missing = {pending["index"] for pending in state.get("pending", [])}
+
+    def add(self, index: int, gradient: Tensor | None) -> None:
+        """A gradient came; where it will not (None), its batch is nothing to go on with."""
+        if index not in self.missing:
+            return
+        self.missing.discard(index)
+        if gradient is None:
+            self.state["pending"] = [pending for pending in self.state["pending"] if pending["index"] != index]
+        else:
+            self.state["gradients"][index] = gradient.clone()

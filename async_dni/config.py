@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .precision import PRECISIONS
+
 METHODS = ("cdni", "dni", "delayed", "backprop")
 TRUE_GRADIENT_METHODS = ("delayed", "backprop")  # each update waits for the gradient that comes back from the loss
 OVERFLOWS = ("block", "drop")
 DIVERGENCE_ACTIONS = ("stop", "skip", "restore")
+MATMUL_PRECISIONS = tuple(PRECISIONS)
 MODELS = ("fcn", "tanh")
 DATASETS = ("mnist", "fashion-mnist", "cifar10")
 OPTIMIZERS = ("adam", "sgd")
@@ -170,6 +173,13 @@ class TrainerConfig(_Checked):
         "learn from the gradient of every N-th batch only; the others are not computed or sent",
         whole(1),
         metavar="N",
+    )
+    synthesizer_matmul_precision: str = option(
+        "medium",
+        "how exactly synthesizers multiply, as torch.set_float32_matmul_precision has it: in float32 (highest), in TF32 "
+        "(high) or bfloat16 (medium), where the device is faster at that",
+        one_of(MATMUL_PRECISIONS),
+        choices=MATMUL_PRECISIONS,
     )
     seed: int = option(0, "seed of the initial weights and of the order of the data", whole(0, 2**32 - 1), metavar="N")
     queue_capacity: int = option(4, "batches a queue between two workers holds", whole(1), metavar="N")

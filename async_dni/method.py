@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from .divergence import check_loss
 from .optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
+from .precision import matmul_precision
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """`CrossEntropyLoss`'s signature: outputs `[batch, ...]`, targets `[batch, ...]` → a scalar, a mean over the batch."""
@@ -99,19 +100,23 @@ class SyntheticGradient:
     """DNI and cDNI: a synthesizer predicts the gradient, and learns from the one that comes back.
 
     `conditioned`: the synthesizer sees the labels (cDNI). Predictions and targets are per-sample gradients; those of
-    stages are of a batch mean, so they differ by the number of rows.
+    stages are of a batch mean, so they differ by the number of rows. `precision`: of the synthesizer's products
+    (`precision.py`); a prediction's own error is far larger than what is rounded off.
     """
 
     waits = late = False
 
-    def __init__(self, synthesizer: nn.Module, optimizer: Optimizer, *, conditioned: bool) -> None:
+    def __init__(
+        self, synthesizer: nn.Module, optimizer: Optimizer, *, conditioned: bool, precision: str = "highest"
+    ) -> None:
         self.synthesizer, self.optimizer, self.conditioned = synthesizer, optimizer, conditioned
+        self.precision = precision
         self._parameters = list(synthesizer.parameters())
         self._set_gradients = getattr(synthesizer, "set_gradients", None)  # of one that needs no autograd
         self.loss: Tensor | None = None
 
     def now(self, h: Tensor, target: Tensor) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), matmul_precision(self.precision, h.device):
             return self._predict(h, target) / len(h)
 
     def learn(self, h: Tensor, target: Tensor, grad_output: Tensor) -> None:
@@ -125,19 +130,19 @@ class SyntheticGradient:
         # handed on as it is: one pass over the features instead of four.
         clear_gradients(self._parameters)
         self.loss = None
-        with torch.set_grad_enabled(self._set_gradients is None):
-            prediction = self._predict(h, target)
-        with torch.no_grad():
-            error = torch.sub(prediction, grad_output, alpha=rows)
-            flat = error.flatten()
-            loss = torch.dot(flat, flat) / rows
-        check_loss(loss, "synthesizer's loss")
-        self.loss = loss
-        error.mul_(2 / rows)
-        if self._set_gradients is None:
-            prediction.backward(error)
-        else:
-            self._set_gradients(h, self._labels(target), error)
+        with matmul_precision(self.precision, h.device):
+            with torch.set_grad_enabled(self._set_gradients is None):
+                prediction = self._predict(h, target)
+            with torch.no_grad():
+                error = torch.sub(prediction, grad_output, alpha=rows)
+                loss = torch.linalg.vector_norm(error).square_().div_(rows)
+            check_loss(loss, "synthesizer's loss")
+            self.loss = loss
+            error.mul_(2 / rows)
+            if self._set_gradients is None:
+                prediction.backward(error)
+            else:
+                self._set_gradients(h, self._labels(target), error)
         self.optimizer.step()
 
     def _predict(self, h: Tensor, target: Tensor) -> Tensor:

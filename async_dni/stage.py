@@ -228,6 +228,7 @@ class StageSpec:
     classes: int  # of the labels that the synthesizer sees, 0 where it sees none
     late: bool = False  # whether, without a synthesizer, updates come some batches late
     synthesizer_every: int = 1
+    synthesizer_matmul_precision: str = "highest"
     clip_grad_norm: float | None = None
     checks_gradients: bool = False
     state: dict[str, Any] | None = None  # of a checkpoint, to go on from
@@ -268,7 +269,10 @@ class StageSpec:
         if lr is None:  # an Adam's learning rate suits another; that of SGD, say, is of another scale
             lr = optimizer.param_groups[0]["lr"] if isinstance(optimizer, Adam | AdamW) else 1e-3
         return SyntheticGradient(
-            synthesizer, Adam(synthesizer.parameters(), lr=lr, fused=True), conditioned=self.classes > 0
+            synthesizer,
+            Adam(synthesizer.parameters(), lr=lr, fused=True),
+            conditioned=self.classes > 0,
+            precision=self.synthesizer_matmul_precision,
         )
 
 

@@ -244,6 +244,7 @@ class Trainer:
             synthesizer_every=config.synthesizer_every,
             late=config.method == "delayed" and config.lag != 1,
             synthesizer_lr=config.synthesizer_lr,
+            synthesizer_matmul_precision=config.synthesizer_matmul_precision,
             clip_grad_norm=config.clip_grad_norm,
             checks_gradients=config.on_divergence == "skip",
             classes=classes,

@@ -183,6 +183,10 @@ SETTINGS = [
     bad("--lag 2 --method backprop", "--lag: got 2; backprop waits for the gradient of each batch; allowed: 1"),
     bad("--lag 5 --method delayed", "--lag: got 5; delayed has at most --queue-capacity batches in flight; allowed: 1"),
     bad("--overflow explode", "--overflow: got explode; allowed: block, drop"),
+    bad(
+        "--synthesizer-matmul-precision half",
+        "--synthesizer-matmul-precision: got half; allowed: highest, high, medium",
+    ),
     bad("--method backprop --overflow drop", "--overflow: got drop; backprop waits"),
     bad("--lag 2 --overflow drop", "--overflow: got drop; a fixed lag waits"),
     bad("--serial --overflow drop", "--overflow: got drop; one process has no queues"),

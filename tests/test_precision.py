@@ -1,0 +1,136 @@
+import pytest
+import torch
+from torch import nn
+
+from async_dni import Trainer
+from async_dni.method import SyntheticGradient
+from async_dni.precision import PRECISIONS, matmul_precision
+from async_dni.synthesizer import LinearSynthesizer, make_synthesizer
+
+CPU, CUDA = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul
+
+
+def now() -> tuple[str, str]:
+    """The settings of both kinds of device."""
+    return CPU.fp32_precision, CUDA.fp32_precision
+
+
+@pytest.fixture(autouse=True)
+def settings_as_before():
+    before = now()
+    yield
+    CPU.fp32_precision, CUDA.fp32_precision = before
+
+
+class SeenBackwards(torch.autograd.Function):
+    """Passes h and its gradient through, and notes the precision that the gradient finds."""
+
+    @staticmethod
+    def forward(ctx, h, seen):
+        ctx.seen = seen
+        return h.clone()
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        ctx.seen.append(CPU.fp32_precision)
+        return grad_output, None
+
+
+class Spy(nn.Module):
+    """A synthesizer that notes the precision that its forward and backward pass find."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.seen = nn.Parameter(torch.ones(3)), []
+
+    def forward(self, h, labels):
+        self.seen.append(CPU.fp32_precision)
+        return SeenBackwards.apply(h * self.weight, self.seen)
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_it_is_what_pytorch_means_by_the_name(name):
+    with matmul_precision(name, torch.device("cpu")), matmul_precision(name, torch.device("cuda:1")):
+        ours = now()
+    torch.set_float32_matmul_precision(name)
+    try:
+        assert now() == ours
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("before", PRECISIONS)
+def test_the_setting_before_is_put_back_also_when_the_block_raises(before):
+    CPU.fp32_precision, CUDA.fp32_precision = PRECISIONS[before]
+
+    def fail(name):
+        with matmul_precision(name, torch.device("cpu")):
+            assert now() == (PRECISIONS[name][0], PRECISIONS[before][1])
+            raise KeyError
+
+    for name in PRECISIONS:
+        with pytest.raises(KeyError):
+            fail(name)
+        assert now() == PRECISIONS[before]
+
+
+def test_different_settings_for_different_devices_are_no_obstacle():
+    # get_float32_matmul_precision, which has one name for all, raises here
+    CPU.fp32_precision, CUDA.fp32_precision = "bf16", "ieee"
+    with matmul_precision("highest", torch.device("cpu")):
+        assert now() == ("ieee", "ieee")
+    assert now() == ("bf16", "ieee")
+
+
+def test_a_synthesizer_predicts_and_learns_in_its_precision_and_the_stage_in_its_own():
+    spy, before = Spy(), now()
+    method = SyntheticGradient(spy, torch.optim.SGD(spy.parameters(), 0.1), conditioned=False, precision="medium")
+    h = torch.randn(4, 3)
+    method.now(h, h)
+    method.learn(h, h, h)
+    assert spy.seen == ["bf16"] * 3  # two predictions, one backward pass
+    assert now() == before
+
+
+def test_gradients_without_autograd_are_in_its_precision_too(monkeypatch):
+    seen = []
+    real = LinearSynthesizer.set_gradients
+    monkeypatch.setattr(
+        LinearSynthesizer, "set_gradients", lambda *args: (seen.append(CPU.fp32_precision), real(*args))
+    )
+    synthesizer = make_synthesizer((3,), (), 2)
+    method = SyntheticGradient(
+        synthesizer, torch.optim.SGD(synthesizer.parameters(), 0.1), conditioned=True, precision="high"
+    )
+    h = torch.randn(4, 3)
+    method.learn(h, torch.tensor([0, 1, 1, 0]), h)
+    assert seen == ["tf32"]
+
+
+@pytest.mark.parametrize("hidden", [(), (64,)])
+def test_what_is_rounded_off_is_small(hidden):
+    """bfloat16 keeps 8 bits of a factor; on a processor without it nothing is rounded, and this says nothing."""
+    generator = torch.Generator().manual_seed(0)
+    h, delta = (torch.randn(64, 128, generator=generator) for _ in range(2))
+    labels = torch.randint(0, 10, (64,), generator=generator)
+    results = {}
+    for precision in ("highest", "medium"):
+        torch.manual_seed(0)
+        synthesizer = make_synthesizer((128,), hidden, 10)
+        for parameter in synthesizer.parameters():
+            nn.init.normal_(parameter, std=0.1)
+        optimizer = torch.optim.SGD(synthesizer.parameters(), 0.0)
+        method = SyntheticGradient(synthesizer, optimizer, conditioned=True, precision=precision)
+        gradient = method.now(h, labels)
+        method.learn(h, labels, delta)
+        results[precision] = [gradient, *(parameter.grad for parameter in synthesizer.parameters())]
+    for exact, rounded in zip(results["highest"], results["medium"], strict=True):
+        assert torch.linalg.vector_norm(rounded - exact) <= 0.02 * torch.linalg.vector_norm(exact)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_trainers_setting_reaches_every_synthesizer(precision):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    trainer = Trainer(model, workers=3, batch_size=5, synthesizer_matmul_precision=precision)
+    _, stages, _ = trainer.cut((torch.randn(10, 4), torch.zeros(10, dtype=torch.int64)))
+    assert [stage.build(torch.device("cpu")).method.precision for stage in stages[:-1]] == [precision] * 2

@@ -3,7 +3,8 @@
 The same network (fully connected, layers of 256 units), batches, initial weights, seeds and optimizer (fused Adam) for
 all, on MNIST; each contender at each learning rate, a seed a round:
 
-  cdni, delayed         stages in processes of their own; the cores are shared out, cuts balanced by measured cost
+  cdni, delayed         stages in so many processes of their own, cuts balanced by measured cost. The cores are the same
+                        for all contenders: where there are more workers than cores, they share them
   locked (N threads)    backprop in one process, a plain loop: with one thread, and with one a core
 
 The clock starts with the first batch, alike for all: start-up, and the measuring of costs, come before it. All keep
@@ -37,7 +38,11 @@ from async_dni.data import BatchStream
 from async_dni.device import available_cores
 from async_dni.evaluate import error_percent, evaluate
 
-ASYNC = ("cdni", "delayed")
+ASYNC = {  # by name: method and workers
+    f"{method} ({workers} workers)": (method, workers)
+    for method, numbers in (("cdni", (2, 3, 4)), ("delayed", (2, 4)))
+    for workers in numbers
+}
 WIDTH = 256
 TIMEOUT = 6 * 3600.0  # seconds that a locked process may take
 BEST, FINAL = Metric("best test error", "%"), Metric("test error at the end", "%")
@@ -51,7 +56,6 @@ class Training:
 
     layers: int
     batch_size: int
-    workers: int  # of the asynchronous contenders
     steps: int
     eval_every_steps: int
     train_set: ImageDataset
@@ -60,7 +64,7 @@ class Training:
     @property
     def name(self) -> str:
         """For titles."""
-        return f"{self.layers}x{WIDTH}, batch {self.batch_size}, {self.workers} workers"
+        return f"{self.layers}x{WIDTH}, batch {self.batch_size}"
 
     @property
     def batches(self) -> int:
@@ -82,16 +86,16 @@ class Training:
         return course
 
 
-def train_in_workers(method: str, training: Training, lr: float, seed: int) -> Course:
+def train_in_workers(method: str, workers: int, training: Training, lr: float, seed: int) -> Course:
     """Asynchronous: a stage a process."""
     trainer = Trainer(
         training.network(seed),
-        workers=training.workers,
+        workers=workers,
         method=method,
         batch_size=training.batch_size,
         seed=seed,
         optimizer=partial(torch.optim.Adam, lr=lr, fused=True),
-        threads_per_worker=max(1, len(available_cores()) // training.workers),
+        threads_per_worker=max(1, len(available_cores()) // workers),
         device_map="cpu",
     )
     return training.evaluate(fit(trainer, training.train_set, training.batches).model)
@@ -118,7 +122,7 @@ def locked(rank: int, results: Any, threads: int, training: Training, lr: float,
 def contenders() -> dict[str, Callable[[Training, float, int], Course]]:
     """All of them by name, called with the learning rate and the seed."""
     trains: dict[str, Callable[[Training, float, int], Course]] = {}
-    trains |= {method: partial(train_in_workers, method) for method in ASYNC}
+    trains |= {name: partial(train_in_workers, method, workers) for name, (method, workers) in ASYNC.items()}
     for threads in sorted({1, len(available_cores())}):
         trains[f"locked ({threads} thread{'s' * (threads > 1)})"] = partial(train_locked, threads)
     return trains
@@ -204,7 +208,6 @@ def measure(training: Training, options: argparse.Namespace) -> list[Case]:
         "layers": training.layers,
         "width": WIDTH,
         "batch_size": training.batch_size,
-        "workers": training.workers,
         "steps": training.steps,
         "eval_every_steps": training.eval_every_steps,
         "learning_rates": options.learning_rates,
@@ -253,7 +256,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval-every-steps", type=count, metavar="N", help="from snapshot to snapshot; default: 60")
     parser.add_argument("--layers", type=count, metavar="N", help="the output layer included; default: 20")
     parser.add_argument("--batch-size", type=count, metavar="N", default=256, help="default: 256")
-    parser.add_argument("--workers", type=count, metavar="N", default=2, help="of cdni and delayed; default: 2")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -265,7 +267,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     training = Training(
         options.layers,
         options.batch_size,
-        options.workers,
         options.steps,
         options.eval_every_steps,
         *load_dataset("mnist"),

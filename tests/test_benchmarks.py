@@ -41,6 +41,7 @@ def test_throughput(tmp_path: Path) -> None:
     (case,) = content["cases"]
     names = {
         "cdni",
+        "cdni, float32",
         "cdni, every 2nd",
         "cdni, every 4th",
         "limit of cdni",

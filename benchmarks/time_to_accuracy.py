@@ -235,7 +235,7 @@ class Length:
     eval_every_steps: int
 
 
-FULL = Length((3.0, 2.5, 2.0), (1e-4, 3e-4, 1e-3), layers=20, steps=2400, eval_every_steps=60)
+FULL = Length((3.0, 2.5, 2.0), (3e-4, 1e-3, 2e-3), layers=20, steps=1800, eval_every_steps=60)
 QUICK = Length((20.0, 10.0, 1.0), (1e-3,), layers=4, steps=90, eval_every_steps=15)
 
 
@@ -251,8 +251,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     numbers, count = listed(positive(float)), positive(int)
     parser.add_argument("--targets", type=numbers, metavar="PERCENTS", help="test errors; default: 3,2.5,2")
-    parser.add_argument("--learning-rates", type=numbers, metavar="NUMBERS", help="default: 1e-4,3e-4,1e-3")
-    parser.add_argument("--steps", type=count, metavar="N", help="batches to train on; default: 2400")
+    parser.add_argument("--learning-rates", type=numbers, metavar="NUMBERS", help="default: 3e-4,1e-3,2e-3")
+    parser.add_argument("--steps", type=count, metavar="N", help="batches to train on; default: 1800")
     parser.add_argument("--eval-every-steps", type=count, metavar="N", help="from snapshot to snapshot; default: 60")
     parser.add_argument("--layers", type=count, metavar="N", help="the output layer included; default: 20")
     parser.add_argument("--batch-size", type=count, metavar="N", default=256, help="default: 256")

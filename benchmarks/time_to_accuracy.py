@@ -4,7 +4,8 @@ The same network (fully connected, layers of 256 units), batches, initial weight
 all, on MNIST; each contender at each learning rate, a seed a round:
 
   cdni, delayed         stages in so many processes of their own, cuts balanced by measured cost. The cores are the same
-                        for all contenders: where there are more workers than cores, they share them
+                        for all contenders: where there are more workers than cores, they share them. Layers are float32
+                        everywhere; cdni's synthesizers multiply in bfloat16 where the processor is faster at that
   locked (N threads)    backprop in one process, a plain loop: with one thread, and with one a core
 
 The clock starts with the first batch, alike for all: start-up, and the measuring of costs, come before it. All keep
@@ -33,16 +34,12 @@ from harness import Case, Metric, chosen_from, fit, listed, parse_arguments, pos
 from torch import nn
 from weight_history import keeping, replay
 
-from async_dni import ImageDataset, Trainer, fcn, load_dataset
+from async_dni import ImageDataset, Trainer, TrainerConfig, fcn, load_dataset
 from async_dni.data import BatchStream
 from async_dni.device import available_cores
 from async_dni.evaluate import error_percent, evaluate
 
-ASYNC = {  # by name: method and workers
-    f"{method} ({workers} workers)": (method, workers)
-    for method, numbers in (("cdni", (2, 3, 4)), ("delayed", (2, 4)))
-    for workers in numbers
-}
+ASYNC = {f"{method} ({workers} workers)": (method, workers) for method in ("cdni", "delayed") for workers in (2, 3, 4)}
 WIDTH = 256
 TIMEOUT = 6 * 3600.0  # seconds that a locked process may take
 BEST, FINAL = Metric("best test error", "%"), Metric("test error at the end", "%")
@@ -208,6 +205,8 @@ def measure(training: Training, options: argparse.Namespace) -> list[Case]:
         "layers": training.layers,
         "width": WIDTH,
         "batch_size": training.batch_size,
+        "workers": {name: workers for name, (_, workers) in ASYNC.items() if name in options.contenders},
+        "synthesizer_matmul_precision": TrainerConfig().synthesizer_matmul_precision,
         "steps": training.steps,
         "eval_every_steps": training.eval_every_steps,
         "learning_rates": options.learning_rates,
@@ -254,7 +253,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rates", type=numbers, metavar="NUMBERS", help="default: 3e-4,1e-3,2e-3")
     parser.add_argument("--steps", type=count, metavar="N", help="batches to train on; default: 1800")
     parser.add_argument("--eval-every-steps", type=count, metavar="N", help="from snapshot to snapshot; default: 60")
-    parser.add_argument("--layers", type=count, metavar="N", help="the output layer included; default: 20")
+    parser.add_argument("--layers", type=count, metavar="N", help="the output layer included; more workers are left out; default: 20")
     parser.add_argument("--batch-size", type=count, metavar="N", default=256, help="default: 256")
 
 
@@ -264,6 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, value in vars(QUICK if options.quick else FULL).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
+    too_many = {name for name, (_, workers) in ASYNC.items() if workers > options.layers}
+    options.contenders = [name for name in options.contenders if name not in too_many]
     training = Training(
         options.layers,
         options.batch_size,

@@ -253,7 +253,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rates", type=numbers, metavar="NUMBERS", help="default: 3e-4,1e-3,2e-3")
     parser.add_argument("--steps", type=count, metavar="N", help="batches to train on; default: 1800")
     parser.add_argument("--eval-every-steps", type=count, metavar="N", help="from snapshot to snapshot; default: 60")
-    parser.add_argument("--layers", type=count, metavar="N", help="the output layer included; more workers are left out; default: 20")
+    parser.add_argument(
+        "--layers", type=count, metavar="N", help="the output layer included; more workers are left out; default: 20"
+    )
     parser.add_argument("--batch-size", type=count, metavar="N", default=256, help="default: 256")
 
 

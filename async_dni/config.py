@@ -176,8 +176,14 @@ class TrainerConfig(_Checked):
     )
     synthesizer_matmul_precision: str = option(
         "medium",
-        "how exactly synthesizers multiply, as torch.set_float32_matmul_precision has it: in float32 (highest), in TF32 "
-        "(high) or bfloat16 (medium), where the device is faster at that",
+        "precision of the synthesizers' products of matrices, as torch.set_float32_matmul_precision has it: float32 "
+        "(highest), or, where the device has them, TF32 (high), bfloat16 (medium; on CUDA TF32)",
+        one_of(MATMUL_PRECISIONS),
+        choices=MATMUL_PRECISIONS,
+    )
+    matmul_precision: str | None = option(
+        None,
+        "the same of the layers' products; default: as PyTorch is set in the process (highest, if by nobody)",
         one_of(MATMUL_PRECISIONS),
         choices=MATMUL_PRECISIONS,
     )

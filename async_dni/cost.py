@@ -50,7 +50,10 @@ def count_costs(
     x: Tensor,
     classes: int,
 ) -> tuple[list[float], list[float]]:
-    """Multiplications that each block takes for x `[batch, ...]` (forward and backward), and a synthesizer after it."""
+    """Multiplications that each block takes for x `[batch, ...]` (forward and backward), and a synthesizer after it.
+
+    Those in bfloat16 count like those in float32: what is faster depends on the machine, and this must not.
+    """
     costs, cut_costs = [], []
     for index, (block, synthesizer, h) in enumerate(zip(blocks, synthesizers, outputs, strict=True)):
         backward = 1 if index == 0 else 2  # the first block needs no gradient with respect to its input

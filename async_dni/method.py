@@ -107,7 +107,7 @@ class SyntheticGradient:
     waits = late = False
 
     def __init__(
-        self, synthesizer: nn.Module, optimizer: Optimizer, *, conditioned: bool, precision: str = "highest"
+        self, synthesizer: nn.Module, optimizer: Optimizer, *, conditioned: bool, precision: str | None
     ) -> None:
         self.synthesizer, self.optimizer, self.conditioned = synthesizer, optimizer, conditioned
         self.precision = precision

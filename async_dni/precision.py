@@ -2,10 +2,10 @@
 
     highest     in float32
     high        in TF32 where the device has it
-    medium      in bfloat16 on a CPU that has it (AMX, AVX-512 BF16), in TF32 on a CUDA device
+    medium      in bfloat16 where a CPU has it (AMX, AVX-512 BF16), in TF32 where a CUDA device has that
 
-Operands are rounded on their way into the product; sums, inputs and results stay float32. Where a device has no faster
-product, all three are float32. On a core with AMX, medium is some three times faster.
+Factors are rounded on their way into the product; sums, inputs and results stay float32. Convolutions are left alone. A
+CPU that has none of these multiplies in float32, be it by another routine, whose last bits may differ.
 """
 
 from __future__ import annotations
@@ -21,13 +21,18 @@ PRECISIONS = {"highest": ("ieee", "ieee"), "high": ("tf32", "tf32"), "medium": (
 
 
 @contextmanager
-def matmul_precision(precision: str, device: torch.device) -> Iterator[None]:
-    """Multiply so on this kind of device until the end of the block, then as before: PyTorch has one setting a process."""
-    is_cuda = device.type == "cuda"
-    backend: Any = backends.cuda if is_cuda else backends.mkldnn
-    matmul = backend.matmul
-    before = matmul.fp32_precision
-    matmul.fp32_precision = PRECISIONS[precision][is_cuda]
+def matmul_precision(precision: str | None, device: torch.device) -> Iterator[None]:
+    """Within the block, products on this kind of device have this precision; None: that which they have anyway.
+
+    PyTorch has one setting a process; it is put back after the block.
+    """
+    if precision is None:
+        yield
+        return
+    cpu, cuda = PRECISIONS[precision]
+    backend: Any = backends.cuda if device.type == "cuda" else backends.mkldnn
+    matmul, before = backend.matmul, backend.matmul.fp32_precision
+    matmul.fp32_precision = cuda if device.type == "cuda" else cpu
     try:
         yield
     finally:

@@ -139,16 +139,18 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "platform": platform.platform(),
         "host": platform.node(),
-        "processor": _processor(),
+        "processor": _cpuinfo("model name") or platform.processor(),
+        "bfloat16": [flag for flag in ("amx_bf16", "avx512_bf16") if flag in _cpuinfo("flags").split()],  # products
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "git_commit": commit,
     }
 
 
-def _processor() -> str:
+def _cpuinfo(name: str) -> str:
+    """What Linux says of the first core; empty where it says nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(name))
     except (OSError, StopIteration):
-        return platform.processor()
+        return ""

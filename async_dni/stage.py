@@ -29,6 +29,7 @@ from .divergence import DivergenceError, check_grad_input, check_gradients, chec
 from .method import Loss, LossGradient, Method, SyntheticGradient, TrueGradient
 from .optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
 from .partition import named_blocks
+from .precision import matmul_precision
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -50,7 +51,7 @@ class Stage:
     `clip_grad_norm`: the largest norm of the layers' gradients, all of the stage's taken as one vector; larger ones are
     scaled down to it, and, where they came of a prediction, so is the ∂/∂x that goes upstream: a prediction that runs
     away stays in its stage, if that has weights to go by. `checks_gradients`: whether an update is refused where they
-    are not finite.
+    are not finite. `precision`: of the layers' products (`precision.py`).
     `forward`, `update` and `learn` raise `DivergenceError` for numbers that are not finite. After `forward` has, the
     batch is pending all the same; with `checks_gradients` buffers (a batch norm's statistics) are as before.
     """
@@ -66,9 +67,11 @@ class Stage:
         synthesizer_every: int = 1,
         clip_grad_norm: float | None = None,
         checks_gradients: bool = False,
+        precision: str | None = None,
     ) -> None:
         self.synthesizer_every, self.clip_grad_norm = synthesizer_every, clip_grad_norm
         self.checks_gradients = checks_gradients or clip_grad_norm is not None
+        self.precision = precision
         self.module, self.optimizer, self.method = module, optimizer, method
         self.is_first, self.is_last = is_first, is_last
         self.pending: dict[int, Pending] = {}  # by batch index, oldest first
@@ -83,7 +86,8 @@ class Stage:
         sends_gradient = not self.is_first and batch.index % self.synthesizer_every == 0
         x = batch.x.detach().requires_grad_() if sends_gradient else batch.x
         buffers = [buffer.clone() for buffer in self._buffers]
-        with present_weights(self.module) if self.method.late else nullcontext():
+        late = present_weights(self.module) if self.method.late else nullcontext()
+        with late, matmul_precision(self.precision, x.device):
             h = self.module(x.clone() if self._copies_input else x)
         if h.untyped_storage().data_ptr() == batch.x.untyped_storage().data_ptr():
             h = h.clone()  # h is kept for longer than x
@@ -128,7 +132,8 @@ class Stage:
         pending.x, pending.h = None, h.detach()
         clear_gradients(self._parameters)
         if h.requires_grad:
-            torch.autograd.backward(h, grad_output)
+            with matmul_precision(self.precision, h.device):
+                torch.autograd.backward(h, grad_output)
         scale = self._check_gradients() if self.checks_gradients else 1.0
         if x is not None and x.grad is not None:
             check_grad_input(self.module, x.grad)
@@ -228,7 +233,8 @@ class StageSpec:
     classes: int  # of the labels that the synthesizer sees, 0 where it sees none
     late: bool = False  # whether, without a synthesizer, updates come some batches late
     synthesizer_every: int = 1
-    synthesizer_matmul_precision: str = "highest"
+    synthesizer_matmul_precision: str | None = None
+    matmul_precision: str | None = None
     clip_grad_norm: float | None = None
     checks_gradients: bool = False
     state: dict[str, Any] | None = None  # of a checkpoint, to go on from
@@ -253,6 +259,7 @@ class StageSpec:
             synthesizer_every=self.synthesizer_every,
             clip_grad_norm=self.clip_grad_norm,
             checks_gradients=self.checks_gradients,
+            precision=self.matmul_precision,
         )
         if self.state is not None:
             stage.load_state_dict(to_device(self.state, device))

@@ -25,6 +25,7 @@ from .interruption import Interruption
 from .memory import check_fits
 from .method import Loss
 from .partition import balance, check_partition, check_shared, named_blocks, partition
+from .precision import matmul_precision
 from .progress import Progress
 from .run import Run, TrainResult
 from .run_dir import RunDir
@@ -245,6 +246,7 @@ class Trainer:
             late=config.method == "delayed" and config.lag != 1,
             synthesizer_lr=config.synthesizer_lr,
             synthesizer_matmul_precision=config.synthesizer_matmul_precision,
+            matmul_precision=config.matmul_precision,
             clip_grad_norm=config.clip_grad_norm,
             checks_gradients=config.on_divergence == "skip",
             classes=classes,
@@ -286,7 +288,8 @@ class Trainer:
                 return self._default_synthesizer(features, trial.classes)
             synthesizer = self.synthesizer(features, trial.classes)
         labels = trial.first.target if trial.classes else None
-        check_synthesizer(synthesizer, named_blocks(self.model)[block][0], h, labels)
+        with matmul_precision(self.config.synthesizer_matmul_precision, h.device):
+            check_synthesizer(synthesizer, named_blocks(self.model)[block][0], h, labels)
         return synthesizer
 
     def _default_synthesizer(self, features: tuple[int, ...], classes: int) -> nn.Module:

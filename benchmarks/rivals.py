@@ -35,6 +35,12 @@ class Job:
     batch_size: int
     steps: int
     threads: int  # of each process
+    matmul_precision: str = "highest"
+
+    def prepare(self) -> None:
+        """Set this process as the job says."""
+        torch.set_num_threads(self.threads)
+        torch.set_float32_matmul_precision(self.matmul_precision)
 
     def stream(self, dataset: Any = None, ranks: int = 1) -> BatchStream:
         """The batches, the warm-up's too; `dataset` in place of the job's own."""
@@ -57,7 +63,7 @@ adam = partial(torch.optim.Adam, lr=1e-3, fused=True)
 
 def locked(rank: int, results: Any, job: Job) -> None:
     """Backpropagation in one process: a plain loop."""
-    torch.set_num_threads(job.threads)
+    job.prepare()
     stream, model, loss_fn = job.stream(), copy.deepcopy(job.model).train(), nn.CrossEntropyLoss()
     optimizer = adam(model.parameters())
 
@@ -72,7 +78,7 @@ def locked(rank: int, results: Any, job: Job) -> None:
 
 def data_parallel(rank: int, results: Any, job: Job, rendezvous: Path, ranks: int) -> None:
     """DistributedDataParallel: each process has the whole network, a share of the data and of each batch."""
-    torch.set_num_threads(job.threads)
+    job.prepare()
     share = copy.copy(job.dataset)
     share.images, share.labels = share.images[rank::ranks], share.labels[rank::ranks]
     stream, loss_fn = job.stream(share, ranks), nn.CrossEntropyLoss()
@@ -98,7 +104,7 @@ def pipeline(
     """A stage of `ScheduleGPipe` or `Schedule1F1B`. Batch norm sees a microbatch, not the batch."""
     from torch.distributed import pipelining  # slow to load, and no other rival needs it
 
-    torch.set_num_threads(job.threads)
+    job.prepare()
     stages = partition(copy.deepcopy(job.model).train(), split)
     last = len(stages) - 1
     labels = job.dataset.labels

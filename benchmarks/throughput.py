@@ -4,8 +4,9 @@ The same network, global batch, optimizer (fused Adam), data and cores for all:
 
   cdni, dni, delayed    stages in processes of their own, none locked to another. dni's default synthesizers, with two
                         hidden layers of 1024, cost more than most stages here; "dni, linear" has cdni's, without labels
-  cdni, float32         its synthesizers multiply in float32, as all layers of all contenders do; by default they multiply in
-                        bfloat16 where the processor is faster at that
+  cdni, float32         its synthesizers multiply in float32; by default (all other rows) they multiply in bfloat16 where the
+                        processor is faster at that. Layers are float32 everywhere, unless --matmul-precision changes them:
+                        for all contenders alike
   cdni, every 2nd       with --synthesizer-every 2: every other batch's gradient is not computed, sent or learnt from
   cdni, every 4th       with --synthesizer-every 4
   backprop, same workers   locked: each stage waits for the true gradient of each batch
@@ -35,7 +36,8 @@ import rivals
 import torch
 from harness import Case, Contender, Measured, Metric, compare, fit, parse_arguments, report, run_ranks
 
-from async_dni import ImageDataset, Trainer, fcn, load_dataset
+from async_dni import ImageDataset, Trainer, TrainerConfig, fcn, load_dataset
+from async_dni.config import MATMUL_PRECISIONS
 from async_dni.data import BatchStream
 from async_dni.device import available_cores
 from async_dni.stage import StageSpec
@@ -80,8 +82,11 @@ ASYNC = tuple(name for name in METHODS if name != "backprop, same workers")
 class Bench:
     """The contenders of a workload, which share data, network and cuts."""
 
-    def __init__(self, workload: Workload, data: ImageDataset, seconds: float, warm_up_steps: int) -> None:
+    def __init__(
+        self, workload: Workload, data: ImageDataset, seconds: float, warm_up_steps: int, precision: str
+    ) -> None:
         self.workload, self.seconds, self.warm_up_steps = workload, seconds, warm_up_steps
+        self.precision = precision  # of the layers' products
         self.data = whole_batches(data, workload.batch_size)
         torch.manual_seed(0)
         self.model = fcn(workload.layers, workload.width)
@@ -122,6 +127,7 @@ class Bench:
             threads_per_worker=self.threads,
             device_map="cpu",
             optimizer=rivals.adam,
+            matmul_precision=self.precision,
             **METHODS[name],
             **settings,
         )
@@ -154,7 +160,7 @@ class Bench:
         return self.workload.batch_size / max(sum(seconds) / self.cores, *seconds)
 
     def _job(self, steps: int, threads: int) -> rivals.Job:
-        return rivals.Job(self.model, self.data, self.workload.batch_size, steps, threads)
+        return rivals.Job(self.model, self.data, self.workload.batch_size, steps, threads, self.precision)
 
     def _locked(self, threads: int) -> Callable[[int], float]:
         return lambda steps: float(run_ranks(rivals.locked, 1, (self._job(steps, threads),)))
@@ -188,11 +194,13 @@ def whole_batches(data: ImageDataset, batch_size: int) -> ImageDataset:
 
 def measure(name: str, data: ImageDataset, options: argparse.Namespace) -> list[Case]:
     """All contenders of a workload, in rounds."""
-    bench = Bench(WORKLOADS[name], data, options.seconds, options.warm_up_steps)
+    bench = Bench(WORKLOADS[name], data, options.seconds, options.warm_up_steps, options.matmul_precision)
     contenders = bench.contenders(options.only)
     settings = {
         **vars(bench.workload),
         "optimizer": "fused Adam, lr 1e-3",
+        "matmul_precision": options.matmul_precision,
+        "synthesizer_matmul_precision": TrainerConfig().synthesizer_matmul_precision,
         "cores": bench.cores,
         "threads_per_worker": bench.threads,
         "seconds_per_measurement": None if options.quick else options.seconds,
@@ -221,6 +229,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--only", action="append", metavar="NAME", help="contenders whose name begins so; may be repeated; default: all"
+    )
+    parser.add_argument(
+        "--matmul-precision",
+        choices=MATMUL_PRECISIONS,
+        default="highest",
+        help="of every contender's layers, as of torch.set_float32_matmul_precision; default: highest",
     )
     parser.add_argument(
         "--seconds", type=float, default=8.0, help="of each measurement; default: 8; --quick takes 10 steps"

@@ -15,6 +15,7 @@ REFUSED = [
     (TrainerConfig, "synthesizer_lr", (0, -1e-3, float("nan"), float("inf"), "1")),
     (TrainerConfig, "synthesizer_hidden", ((0,), (1.5,), 8, "88")),
     (TrainerConfig, "synthesizer_matmul_precision", ("bfloat16", "", [], None)),
+    (TrainerConfig, "matmul_precision", ("bf16", 1)),
     (TrainerConfig, "seed", (-1, 0.5, None)),
     (TrainerConfig, "queue_capacity", (0, None)),
     (TrainerConfig, "overflow", ("wait", None)),

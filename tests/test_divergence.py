@@ -314,7 +314,9 @@ def stage_of(method: str) -> Stage:
     module = nn.Sequential(nn.Linear(WIDTH, WIDTH))
     if method == "cdni":
         synthesizer = make_synthesizer((WIDTH,), (), CLASSES)
-        gradient: Any = SyntheticGradient(synthesizer, SGD(synthesizer.parameters(), 0.1), conditioned=True)
+        gradient: Any = SyntheticGradient(
+            synthesizer, SGD(synthesizer.parameters(), 0.1), conditioned=True, precision=None
+        )
     else:
         gradient = TrueGradient()
     optimizer = SGD(module.parameters(), 0.1, momentum=0.9)

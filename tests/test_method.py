@@ -47,7 +47,9 @@ def synthetic(hidden=(), classes=CLASSES, lr=0.1):
     synthesizer = make_synthesizer((FEATURES,), hidden, classes)
     for parameter in synthesizer.parameters():
         nn.init.normal_(parameter, std=0.3)
-    return SyntheticGradient(synthesizer, torch.optim.SGD(synthesizer.parameters(), lr), conditioned=classes > 0)
+    return SyntheticGradient(
+        synthesizer, torch.optim.SGD(synthesizer.parameters(), lr), conditioned=classes > 0, precision=None
+    )
 
 
 def gradients(method):
@@ -98,7 +100,7 @@ def test_a_synthetic_gradient_is_the_per_sample_prediction_over_the_rows(hidden,
 def test_the_synthesizer_sees_labels_only_where_it_has_classes():
     for classes in (0, CLASSES):
         spy = Spy()
-        method = SyntheticGradient(spy, torch.optim.SGD(spy.parameters(), 0.1), conditioned=classes > 0)
+        method = SyntheticGradient(spy, torch.optim.SGD(spy.parameters(), 0.1), conditioned=classes > 0, precision=None)
         h = torch.randn(ROWS, FEATURES)
         method.now(h, target)
         method.learn(h, target, h)
@@ -168,16 +170,16 @@ def test_a_synthesizer_that_returns_h_does_not_get_h_divided():
     h = torch.randn(ROWS, FEATURES)
     before = h.clone()
     echo = Echo()
-    gradient = SyntheticGradient(echo, torch.optim.SGD([nn.Parameter(h.clone())], 0.1), conditioned=False).now(
-        h, target
-    )
+    gradient = SyntheticGradient(
+        echo, torch.optim.SGD([nn.Parameter(h.clone())], 0.1), conditioned=False, precision=None
+    ).now(h, target)
     torch.testing.assert_close(gradient, before / ROWS)
     assert torch.equal(h, before)
 
 
 def test_a_synthesizer_that_returns_a_parameter_does_not_get_it_divided():
     constant = Constant()
-    method = SyntheticGradient(constant, torch.optim.SGD(constant.parameters(), 0.1), conditioned=False)
+    method = SyntheticGradient(constant, torch.optim.SGD(constant.parameters(), 0.1), conditioned=False, precision=None)
     gradient = method.now(torch.randn(ROWS, FEATURES), target)
     torch.testing.assert_close(gradient, torch.full((ROWS, FEATURES), 1 / ROWS))
     assert torch.equal(constant.value, torch.ones(ROWS, FEATURES))
@@ -185,7 +187,9 @@ def test_a_synthesizer_that_returns_a_parameter_does_not_get_it_divided():
 
 def test_a_network_of_doubles_can_be_conditioned():
     synthesizer = make_synthesizer((FEATURES,), (), CLASSES).double()
-    method = SyntheticGradient(synthesizer, torch.optim.SGD(synthesizer.parameters(), 0.1), conditioned=True)
+    method = SyntheticGradient(
+        synthesizer, torch.optim.SGD(synthesizer.parameters(), 0.1), conditioned=True, precision=None
+    )
     h = torch.randn(ROWS, FEATURES, dtype=torch.float64)
     method.learn(h, target, h)
     assert method.now(h, target).dtype == torch.float64

@@ -2,9 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from async_dni import Trainer
-from async_dni.method import SyntheticGradient
+from async_dni import ConfigError, Trainer, TrainerConfig
+from async_dni.data import Batch
+from async_dni.method import SyntheticGradient, TrueGradient
 from async_dni.precision import PRECISIONS, matmul_precision
+from async_dni.run_dir import environment
+from async_dni.stage import Stage
 from async_dni.synthesizer import LinearSynthesizer, make_synthesizer
 
 CPU, CUDA = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul
@@ -82,14 +85,48 @@ def test_different_settings_for_different_devices_are_no_obstacle():
     assert now() == ("bf16", "ieee")
 
 
-def test_a_synthesizer_predicts_and_learns_in_its_precision_and_the_stage_in_its_own():
-    spy, before = Spy(), now()
-    method = SyntheticGradient(spy, torch.optim.SGD(spy.parameters(), 0.1), conditioned=False, precision="medium")
-    h = torch.randn(4, 3)
-    method.now(h, h)
-    method.learn(h, h, h)
-    assert spy.seen == ["bf16"] * 3  # two predictions, one backward pass
+def test_none_changes_nothing():
+    CPU.fp32_precision = "tf32"
+    with matmul_precision(None, torch.device("cpu")):
+        assert CPU.fp32_precision == "tf32"
+
+
+class SpyLayer(Spy):
+    """The same as a layer."""
+
+    def forward(self, h):
+        return super().forward(h, None)
+
+
+def spying_stage(precision, method=None):
+    """A stage and its synthesizer, at `medium`, that note what they find; a batch for them."""
+    layer, synthesizer = SpyLayer(), Spy()
+    method = method or SyntheticGradient(
+        synthesizer, torch.optim.SGD(synthesizer.parameters(), 0.1), conditioned=False, precision="medium"
+    )
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+    stage = Stage(nn.Sequential(layer), optimizer, method, is_first=False, is_last=False, precision=precision)
+    return stage, layer, synthesizer, Batch(0, torch.randn(4, 3), torch.zeros(4))
+
+
+@pytest.mark.parametrize(("precision", "expected"), [(None, "ieee"), ("highest", "ieee"), ("high", "tf32")])
+def test_layers_and_their_synthesizer_multiply_each_in_their_own(precision, expected):
+    CPU.fp32_precision = "ieee" if precision is None else "bf16"
+    before = now()
+    stage, layer, synthesizer, batch = spying_stage(precision)
+    h = stage.forward(batch)
+    stage.update(0)
+    stage.learn(0, torch.ones_like(h))
+    assert layer.seen == [expected] * 2  # forward, backward
+    assert synthesizer.seen == ["bf16"] * 3  # two predictions, one backward pass
     assert now() == before
+
+
+def test_an_update_that_waited_has_the_precision_of_its_forward_pass():
+    stage, layer, _, batch = spying_stage("high", TrueGradient())
+    h = stage.forward(batch)
+    stage.learn(0, torch.ones_like(h))
+    assert layer.seen == ["tf32"] * 2
 
 
 def test_gradients_without_autograd_are_in_its_precision_too(monkeypatch):
@@ -109,7 +146,7 @@ def test_gradients_without_autograd_are_in_its_precision_too(monkeypatch):
 
 @pytest.mark.parametrize("hidden", [(), (64,)])
 def test_what_is_rounded_off_is_small(hidden):
-    """bfloat16 keeps 8 bits of a factor; on a processor without it nothing is rounded, and this says nothing."""
+    """bfloat16 keeps 8 bits of a factor. A processor without it rounds nothing."""
     generator = torch.Generator().manual_seed(0)
     h, delta = (torch.randn(64, 128, generator=generator) for _ in range(2))
     labels = torch.randint(0, 10, (64,), generator=generator)
@@ -126,11 +163,37 @@ def test_what_is_rounded_off_is_small(hidden):
         results[precision] = [gradient, *(parameter.grad for parameter in synthesizer.parameters())]
     for exact, rounded in zip(results["highest"], results["medium"], strict=True):
         assert torch.linalg.vector_norm(rounded - exact) <= 0.02 * torch.linalg.vector_norm(exact)
+    if environment()["bfloat16"]:
+        assert not torch.equal(results["highest"][0], results["medium"][0])
+
+
+def stages(**settings):
+    """What a Trainer with these settings would train, with the data's batches of 5."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    trainer = Trainer(model, workers=3, batch_size=5, **settings)
+    _, specs, _ = trainer.cut((torch.randn(10, 4), torch.zeros(10, dtype=torch.int64)))
+    return [spec.build(torch.device("cpu")) for spec in specs]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_trainers_setting_reaches_every_synthesizer(precision):
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
-    trainer = Trainer(model, workers=3, batch_size=5, synthesizer_matmul_precision=precision)
-    _, stages, _ = trainer.cut((torch.randn(10, 4), torch.zeros(10, dtype=torch.int64)))
-    assert [stage.build(torch.device("cpu")).method.precision for stage in stages[:-1]] == [precision] * 2
+def test_the_trainers_settings_reach_every_stage(precision):
+    built = stages(synthesizer_matmul_precision=precision, matmul_precision="high")
+    assert [stage.method.precision for stage in built[:-1]] == [precision] * 2
+    assert [stage.precision for stage in built] == ["high"] * 3
+
+
+def test_by_default_only_synthesizers_are_rounded():
+    assert TrainerConfig().synthesizer_matmul_precision == "medium"
+    assert TrainerConfig().matmul_precision is None
+    assert [stage.method.precision for stage in stages()[:-1]] == ["medium"] * 2
+
+
+def test_a_synthesizer_that_its_precision_does_not_suit_is_refused_before_the_start():
+    class Particular(nn.Linear):
+        def forward(self, h, labels):
+            torch.get_float32_matmul_precision()  # PyTorch raises where devices differ; torch.compile asks for it
+            return super().forward(h)
+
+    with pytest.raises(ConfigError, match="synthesizer: got Particular; it does not take the output of block '0'"):
+        stages(synthesizer=lambda features, classes: Particular(4, 4))
+    stages(synthesizer=lambda features, classes: Particular(4, 4), synthesizer_matmul_precision="highest")

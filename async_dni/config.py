@@ -174,10 +174,11 @@ class TrainerConfig(_Checked):
         whole(1),
         metavar="N",
     )
-    synthesizer_matmul_precision: str = option(
-        "medium",
+    synthesizer_matmul_precision: str | None = option(
+        None,
         "precision of the synthesizers' products of matrices, as torch.set_float32_matmul_precision has it: float32 "
-        "(highest), or, where the device has them, TF32 (high), bfloat16 (medium; on CUDA TF32)",
+        "(highest), or, where the device has them, TF32 (high), bfloat16 (medium; on CUDA TF32); default: medium for "
+        "predictions of at least 32,768 numbers a batch, else highest, which is faster for small ones",
         one_of(MATMUL_PRECISIONS),
         choices=MATMUL_PRECISIONS,
     )

@@ -13,6 +13,7 @@ wait for the true one. `learn` is told the gradient that came back from the next
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +26,10 @@ from .precision import matmul_precision
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """`CrossEntropyLoss`'s signature: outputs `[batch, ...]`, targets `[batch, ...]` → a scalar, a mean over the batch."""
+
+# Numbers in a prediction. Rounding has its price: on a core with AMX, learning from batches of 64×128 takes longer in
+# bfloat16, from 250×256 it takes less (docs/performance.md).
+WORTH_ROUNDING = 2**15
 
 
 class Method(Protocol):
@@ -101,7 +106,7 @@ class SyntheticGradient:
 
     `conditioned`: the synthesizer sees the labels (cDNI). Predictions and targets are per-sample gradients; those of
     stages are of a batch mean, so they differ by the number of rows. `precision`: of the synthesizer's products
-    (`precision.py`); a prediction's own error is far larger than what is rounded off.
+    (`precision.py`), None: by their size. A prediction's own error is far larger than what is rounded off.
     """
 
     waits = late = False
@@ -116,7 +121,7 @@ class SyntheticGradient:
         self.loss: Tensor | None = None
 
     def now(self, h: Tensor, target: Tensor) -> Tensor:
-        with torch.no_grad(), matmul_precision(self.precision, h.device):
+        with torch.no_grad(), self._multiplying(h):
             return self._predict(h, target) / len(h)
 
     def learn(self, h: Tensor, target: Tensor, grad_output: Tensor) -> None:
@@ -130,7 +135,7 @@ class SyntheticGradient:
         # handed on as it is: one pass over the features instead of four.
         clear_gradients(self._parameters)
         self.loss = None
-        with matmul_precision(self.precision, h.device):
+        with self._multiplying(h):
             with torch.set_grad_enabled(self._set_gradients is None):
                 prediction = self._predict(h, target)
             with torch.no_grad():
@@ -144,6 +149,10 @@ class SyntheticGradient:
             else:
                 self._set_gradients(h, self._labels(target), error)
         self.optimizer.step()
+
+    def _multiplying(self, h: Tensor) -> AbstractContextManager[None]:
+        by_size = "medium" if h.numel() >= WORTH_ROUNDING else "highest"
+        return matmul_precision(self.precision or by_size, h.device)
 
     def _predict(self, h: Tensor, target: Tensor) -> Tensor:
         return self.synthesizer(h, self._labels(target))

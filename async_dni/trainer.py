@@ -288,7 +288,7 @@ class Trainer:
                 return self._default_synthesizer(features, trial.classes)
             synthesizer = self.synthesizer(features, trial.classes)
         labels = trial.first.target if trial.classes else None
-        with matmul_precision(self.config.synthesizer_matmul_precision, h.device):
+        with matmul_precision(self.config.synthesizer_matmul_precision or "medium", h.device):
             check_synthesizer(synthesizer, named_blocks(self.model)[block][0], h, labels)
         return synthesizer
 

@@ -5,8 +5,8 @@ The same network, global batch, optimizer (fused Adam), data and cores for all:
   cdni, dni, delayed    stages in processes of their own, none locked to another. dni's default synthesizers, with two
                         hidden layers of 1024, cost more than most stages here; "dni, linear" has cdni's, without labels
   cdni, float32         its synthesizers multiply in float32; by default (all other rows) they multiply in bfloat16 where the
-                        processor is faster at that. Layers are float32 everywhere, unless --matmul-precision changes them:
-                        for all contenders alike
+                        processor has it and predictions are large. Layers are float32 everywhere, unless --matmul-precision
+                        changes them: for all contenders alike
   cdni, every 2nd       with --synthesizer-every 2: every other batch's gradient is not computed, sent or learnt from
   cdni, every 4th       with --synthesizer-every 4
   backprop, same workers   locked: each stage waits for the true gradient of each batch
@@ -36,7 +36,7 @@ import rivals
 import torch
 from harness import Case, Contender, Measured, Metric, compare, fit, parse_arguments, report, run_ranks
 
-from async_dni import ImageDataset, Trainer, TrainerConfig, fcn, load_dataset
+from async_dni import ImageDataset, Trainer, fcn, load_dataset
 from async_dni.config import MATMUL_PRECISIONS
 from async_dni.data import BatchStream
 from async_dni.device import available_cores
@@ -200,7 +200,6 @@ def measure(name: str, data: ImageDataset, options: argparse.Namespace) -> list[
         **vars(bench.workload),
         "optimizer": "fused Adam, lr 1e-3",
         "matmul_precision": options.matmul_precision,
-        "synthesizer_matmul_precision": TrainerConfig().synthesizer_matmul_precision,
         "cores": bench.cores,
         "threads_per_worker": bench.threads,
         "seconds_per_measurement": None if options.quick else options.seconds,
@@ -215,8 +214,10 @@ def measure(name: str, data: ImageDataset, options: argparse.Namespace) -> list[
 
 
 def add_ratios(case: Case, ours: str) -> None:
-    """Against the best of each kind of rival."""
+    """Against one thread, and against the best of each kind of rival."""
     names = list(case.rounds)
+    if "locked, 1 thread" in names:
+        case.add_ratio(ours, "locked, 1 thread")
     case.add_ratio_to_best(ours, "locked process", [name for name in names if name.startswith("locked")])
     parallel = [name for name in names if name.startswith(("GPipe", "1F1B", "DDP"))]
     case.add_ratio_to_best(ours, "of GPipe, 1F1B, DDP", parallel)

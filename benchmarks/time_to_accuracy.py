@@ -34,7 +34,7 @@ from harness import Case, Metric, chosen_from, fit, listed, parse_arguments, pos
 from torch import nn
 from weight_history import keeping, replay
 
-from async_dni import ImageDataset, Trainer, TrainerConfig, fcn, load_dataset
+from async_dni import ImageDataset, Trainer, fcn, load_dataset
 from async_dni.data import BatchStream
 from async_dni.device import available_cores
 from async_dni.evaluate import error_percent, evaluate
@@ -206,7 +206,6 @@ def measure(training: Training, options: argparse.Namespace) -> list[Case]:
         "width": WIDTH,
         "batch_size": training.batch_size,
         "workers": {name: workers for name, (_, workers) in ASYNC.items() if name in options.contenders},
-        "synthesizer_matmul_precision": TrainerConfig().synthesizer_matmul_precision,
         "steps": training.steps,
         "eval_every_steps": training.eval_every_steps,
         "learning_rates": options.learning_rates,

@@ -14,7 +14,7 @@ REFUSED = [
     (TrainerConfig, "batch_size", (0, 2.5, None)),
     (TrainerConfig, "synthesizer_lr", (0, -1e-3, float("nan"), float("inf"), "1")),
     (TrainerConfig, "synthesizer_hidden", ((0,), (1.5,), 8, "88")),
-    (TrainerConfig, "synthesizer_matmul_precision", ("bfloat16", "", [], None)),
+    (TrainerConfig, "synthesizer_matmul_precision", ("bfloat16", "", [])),
     (TrainerConfig, "matmul_precision", ("bf16", 1)),
     (TrainerConfig, "seed", (-1, 0.5, None)),
     (TrainerConfig, "queue_capacity", (0, None)),

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from async_dni import ConfigError, Trainer, TrainerConfig
+from async_dni import ConfigError, Trainer
 from async_dni.data import Batch
-from async_dni.method import SyntheticGradient, TrueGradient
+from async_dni.method import WORTH_ROUNDING, SyntheticGradient, TrueGradient
 from async_dni.precision import PRECISIONS, matmul_precision
 from async_dni.run_dir import environment
 from async_dni.stage import Stage
@@ -182,10 +182,16 @@ def test_the_trainers_settings_reach_every_stage(precision):
     assert [stage.precision for stage in built] == ["high"] * 3
 
 
-def test_by_default_only_synthesizers_are_rounded():
-    assert TrainerConfig().synthesizer_matmul_precision == "medium"
-    assert TrainerConfig().matmul_precision is None
-    assert [stage.method.precision for stage in stages()[:-1]] == ["medium"] * 2
+def test_by_default_only_synthesizers_are_rounded_where_it_is_worth_it():
+    assert [stage.precision for stage in stages()] == [None] * 3
+    assert [stage.method.precision for stage in stages()[:-1]] == [None] * 2
+    rows = WORTH_ROUNDING // 3 + 1
+    for h, expected in ((torch.randn(rows, 3), "bf16"), (torch.randn(rows - 1, 3), "ieee")):
+        spy = Spy()
+        method = SyntheticGradient(spy, torch.optim.SGD(spy.parameters(), 0.1), conditioned=False, precision=None)
+        method.now(h, h)
+        method.learn(h, h, h)
+        assert spy.seen == [expected] * 3
 
 
 def test_a_synthesizer_that_its_precision_does_not_suit_is_refused_before_the_start():

@@ -120,7 +120,7 @@ ROWS = {
     "cdni-6": Row("cdni", 6, 3e-4, 5_000, aim=1.6),
     # Adam takes steps of one size however small the gradients become, so what a synthesizer that sees no labels gets wrong
     # adds up, and the error rises again; SGD's steps shrink with them
-    "dni-3": Row("dni", 3, 0.01, 20_000, aim=2.5, optimizer="sgd", momentum=0.9, synthesizer_hidden=(256, 256)),
+    "dni-3": Row("dni", 3, 0.005, 24_000, aim=2.5, optimizer="sgd", momentum=0.9, synthesizer_hidden=(256, 256)),
     **{
         f"paper-{method}-{layers}": paper_row(method, layers, error)
         for method, errors in PAPER_ERRORS.items()

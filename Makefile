@@ -12,7 +12,7 @@ train: $(VENV)/.installed
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest
 
-# about 40 minutes on two cores; benchmarks/README.md has the commands that its results were measured with
+# benchmarks/README.md has the commands that its results were measured with
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/parity.py
 	$(BIN)/python benchmarks/transport.py --rounds 1

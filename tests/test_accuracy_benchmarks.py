@@ -118,6 +118,27 @@ def test_staleness_is_the_same_in_workers_and_in_one_process(tmp_path: Path) -> 
     assert [case["contenders"] for case in serial["cases"]] == [case["contenders"] for case in content["cases"]]
 
 
+def test_a_rows_settings_are_those_of_its_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    accuracy = importlib.import_module("accuracy")
+    trainers = []
+
+    def fit(trainer: Trainer, *_: Any) -> Any:
+        trainers.append(trainer)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(accuracy, "fit", fit)
+    for name in ("dni-3", "cdni-6"):
+        with pytest.raises(KeyboardInterrupt):
+            accuracy.train(accuracy.ROWS[name], {28: (None, None)}, 1)
+    dni, cdni = (trainer.config for trainer in trainers)
+    assert (dni.method, dni.workers, dni.hidden, dni.lag) == ("dni", 3, (256, 256), None)
+    assert (cdni.method, cdni.workers, cdni.hidden, cdni.lag) == ("cdni", 6, (), 3)
+    sgd, adam = (trainer.optimizer([torch.zeros(1, requires_grad=True)]) for trainer in trainers)
+    assert (type(sgd), sgd.defaults["lr"], sgd.defaults["momentum"]) == (torch.optim.SGD, 0.005, 0.9)
+    assert (type(adam), adam.defaults["lr"]) == (torch.optim.Adam, 3e-4)
+
+
 def test_accuracy(tmp_path: Path) -> None:
     rows = "lua-relu,cdni-3,paper-cdni-3"
     content = run("accuracy.py", tmp_path / "accuracy.json", "--rows", rows, "--steps", "20")

@@ -120,8 +120,7 @@ ROWS = {
     "cdni-3": Row("cdni", 3, 1e-3, 5_000, aim=1.75),
     # six workers on two cores are not always in step: running free, they came to 1.64
     "cdni-6": Row("cdni", 6, 3e-4, 5_000, aim=1.6, lag=3),
-    # Adam takes steps of one size however small the gradients become, so what a synthesizer that sees no labels gets wrong
-    # adds up, and the error rises again; SGD's steps shrink with them
+    # with Adam the error comes down, and rises again (benchmarks/README.md)
     "dni-3": Row("dni", 3, 0.005, 24_000, aim=2.5, optimizer="sgd", momentum=0.9, synthesizer_hidden=(256, 256)),
     **{
         f"paper-{method}-{layers}": paper_row(method, layers, error)

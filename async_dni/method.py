@@ -22,14 +22,10 @@ from torch.optim import Optimizer
 
 from .divergence import check_loss
 from .optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
-from .precision import matmul_precision
+from .precision import matmul_precision, precision_by_size
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """`CrossEntropyLoss`'s signature: outputs `[batch, ...]`, targets `[batch, ...]` → a scalar, a mean over the batch."""
-
-# Numbers in a prediction. Rounding has its price: on a core with AMX, learning from batches of 64×128 takes longer in
-# bfloat16, from 250×256 it takes less (docs/performance.md).
-WORTH_ROUNDING = 2**15
 
 
 class Method(Protocol):
@@ -151,8 +147,7 @@ class SyntheticGradient:
         self.optimizer.step()
 
     def _multiplying(self, h: Tensor) -> AbstractContextManager[None]:
-        by_size = "medium" if h.numel() >= WORTH_ROUNDING else "highest"
-        return matmul_precision(self.precision or by_size, h.device)
+        return matmul_precision(self.precision or precision_by_size(h), h.device)
 
     def _predict(self, h: Tensor, target: Tensor) -> Tensor:
         return self.synthesizer(h, self._labels(target))

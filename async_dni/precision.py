@@ -15,9 +15,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import backends
+from torch import Tensor, backends
 
 PRECISIONS = {"highest": ("ieee", "ieee"), "high": ("tf32", "tf32"), "medium": ("bf16", "tf32")}  # CPU, CUDA
+
+# Numbers in a prediction. Rounding has its price: on a core with AMX, learning from batches of 64×128 takes longer in
+# bfloat16, from 250×256 it takes less (docs/performance.md).
+WORTH_ROUNDING = 2**15
+
+
+def precision_by_size(h: Tensor) -> str:
+    """The precision that suits a prediction of the size of h."""
+    return "medium" if h.numel() >= WORTH_ROUNDING else "highest"
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from .interruption import Interruption
 from .memory import check_fits
 from .method import Loss
 from .partition import balance, check_partition, check_shared, named_blocks, partition
-from .precision import matmul_precision
+from .precision import matmul_precision, precision_by_size
 from .progress import Progress
 from .run import Run, TrainResult
 from .run_dir import RunDir
@@ -111,7 +111,7 @@ class Trainer:
             check_queues(config.queue_capacity, config.batch_size, activations, trial.first.target)
         if run_dir is not None:
             run_dir.create(resuming=checkpoint is not None)
-            run_dir.write_config(self._settings(split, stream, settings or {}))
+            run_dir.write_config(self._settings(split, activations, stream, settings or {}))
         if checkpoint is not None and not config.waits and (afresh := checkpoint.new_cuts(split)):
             self.progress.on_note(f"new cuts after blocks {', '.join(afresh)}: their synthesizers start afresh")
         if checkpoint is not None:
@@ -297,7 +297,9 @@ class Trainer:
         check_fits(make, "synthesizer_hidden", self.config.hidden, f"a synthesizer for an output {list(features)}")
         return make()
 
-    def _settings(self, split: list[int], stream: BatchStream, more: dict[str, Any]) -> dict[str, Any]:
+    def _settings(
+        self, split: list[int], activations: Sequence[Tensor], stream: BatchStream, more: dict[str, Any]
+    ) -> dict[str, Any]:
         """Every setting, as given, and under "used" what came of those that were left to us."""
         given = {
             name: str(value) if isinstance(value, Path) else value
@@ -308,6 +310,11 @@ class Trainer:
             "devices": self.devices,
             "threads_per_worker": threads_per_worker(self.config),
             "synthesizer_hidden": list(self.config.hidden),
+            "synthesizer_matmul_precision": [
+                self.config.synthesizer_matmul_precision or precision_by_size(h)
+                for h in activations[:-1]
+                if not self.config.waits
+            ],
             "lag": self.config.effective_lag,
             "steps": stream.steps,
             "steps_per_epoch": stream.steps_per_epoch,

@@ -4,8 +4,8 @@ from torch import nn
 
 from async_dni import ConfigError, Trainer
 from async_dni.data import Batch
-from async_dni.method import WORTH_ROUNDING, SyntheticGradient, TrueGradient
-from async_dni.precision import PRECISIONS, matmul_precision
+from async_dni.method import SyntheticGradient, TrueGradient
+from async_dni.precision import PRECISIONS, WORTH_ROUNDING, matmul_precision
 from async_dni.run_dir import environment
 from async_dni.stage import Stage
 from async_dni.synthesizer import LinearSynthesizer, make_synthesizer

@@ -45,7 +45,18 @@ def nonzero_synthesizer(width, hidden, classes):
 
 
 def spec(index, module, synthesizer=None, optimizer=SGD, classes=0, num_stages=3, lr=None, late=False):
-    return StageSpec(index, num_stages, module, optimizer, nn.CrossEntropyLoss(), synthesizer, lr, classes, late)
+    return StageSpec(
+        index,
+        num_stages,
+        module,
+        optimizer,
+        nn.CrossEntropyLoss(),
+        synthesizer,
+        lr,
+        classes,
+        late,
+        synthesizer_matmul_precision="highest",  # as the references multiply
+    )
 
 
 def build(*args, **settings):

@@ -140,7 +140,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "host": platform.node(),
         "processor": _cpuinfo("model name") or platform.processor(),
-        "bfloat16": [flag for flag in ("amx_bf16", "avx512_bf16") if flag in _cpuinfo("flags").split()],  # products
+        "bfloat16": [flag for flag in _cpuinfo("flags").split() if flag in ("amx_bf16", "avx512_bf16")],  # products
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "git_commit": commit,

@@ -288,9 +288,12 @@ class Trainer:
                 return self._default_synthesizer(features, trial.classes)
             synthesizer = self.synthesizer(features, trial.classes)
         labels = trial.first.target if trial.classes else None
-        with matmul_precision(self.config.synthesizer_matmul_precision or "medium", h.device):
+        with matmul_precision(self._synthesizer_precision(h), h.device):
             check_synthesizer(synthesizer, named_blocks(self.model)[block][0], h, labels)
         return synthesizer
+
+    def _synthesizer_precision(self, h: Tensor) -> str:
+        return self.config.synthesizer_matmul_precision or precision_by_size(h)
 
     def _default_synthesizer(self, features: tuple[int, ...], classes: int) -> nn.Module:
         make = partial(make_synthesizer, features, self.config.hidden, classes)
@@ -311,9 +314,7 @@ class Trainer:
             "threads_per_worker": threads_per_worker(self.config),
             "synthesizer_hidden": list(self.config.hidden),
             "synthesizer_matmul_precision": [
-                self.config.synthesizer_matmul_precision or precision_by_size(h)
-                for h in activations[:-1]
-                if not self.config.waits
+                self._synthesizer_precision(h) for h in activations[:-1] if not self.config.waits
             ],
             "lag": self.config.effective_lag,
             "steps": stream.steps,

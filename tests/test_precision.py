@@ -201,5 +201,5 @@ def test_a_synthesizer_that_its_precision_does_not_suit_is_refused_before_the_st
             return super().forward(h)
 
     with pytest.raises(ConfigError, match="synthesizer: got Particular; it does not take the output of block '0'"):
-        stages(synthesizer=lambda features, classes: Particular(4, 4))
-    stages(synthesizer=lambda features, classes: Particular(4, 4), synthesizer_matmul_precision="highest")
+        stages(synthesizer=lambda features, classes: Particular(4, 4), synthesizer_matmul_precision="medium")
+    stages(synthesizer=lambda features, classes: Particular(4, 4))  # small predictions are not rounded

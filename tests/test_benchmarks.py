@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import os
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from async_dni import load_dataset
 from benchmarks import harness
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +54,22 @@ def test_throughput(tmp_path: Path) -> None:
     }
     assert set(case["contenders"]) == names
     assert {"cdni / DDP", "cdni / best locked process (locked, 1 thread)"} < set(case["ratios"])
+
+
+def test_matmul_precision_is_that_of_every_contender(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    throughput = importlib.import_module("throughput")
+    data, _ = load_dataset("mnist")
+    bench = throughput.Bench(throughput.WORKLOADS["3x256"], data, seconds=1.0, warm_up_steps=1, precision="medium")
+    assert {bench._trainer(name).config.matmul_precision for name in throughput.METHODS} == {"medium"}
+    threads = torch.get_num_threads()
+    try:
+        bench._job(steps=1, threads=1).prepare()
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.set_num_threads(threads)
 
 
 def double(rank: int, results: Any, number: int) -> None:

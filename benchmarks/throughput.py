@@ -17,6 +17,9 @@ The same network, global batch, optimizer (fused Adam), data and cores for all:
   limit of cdni         what the arithmetic allows: each stage timed alone with nothing to wait for; a batch takes the
                         longer of all stages' work shared by the cores, and the slowest stage
 
+For cdni the table also says where each stage's time goes, in milliseconds a batch: computing (beside the same stage alone,
+as in the limit), loading and sending, snapshots, waiting.
+
 Cuts are balanced by measured cost, once for each method, before anything is timed. Start-up is not counted. The clock of
 runs in async_dni's workers starts with the first batch; that of the rivals after some steps, which favours them a little.
 """
@@ -43,6 +46,14 @@ from async_dni.device import available_cores
 from async_dni.stage import StageSpec
 
 THROUGHPUT = Metric("throughput", "samples/s")
+COMPUTING = "computing"  # of a stage, in milliseconds a batch
+PHASES = {  # of a worker's seconds, as its summary has them
+    COMPUTING: ("forward", "update", "learn"),
+    "loading and sending": ("load", "send"),
+    "snapshots": ("snapshot",),
+    "waiting": ("wait_activation", "wait_gradient", "wait_room"),
+}
+LIMIT = "limit of cdni"
 
 
 @dataclass(frozen=True)
@@ -96,8 +107,8 @@ class Bench:
 
     def contenders(self, only: Sequence[str] | None) -> list[Contender]:
         """Those that are asked for, by the beginning of their names; all by default."""
-        trains: dict[str, Callable[[int], float]] = {name: self._in_workers(name) for name in METHODS}
-        trains["limit of cdni"] = self._limit
+        trains: dict[str, Callable[[int], Measured]] = {name: self._in_workers(name) for name in METHODS}
+        trains[LIMIT] = self._limit
         for threads in range(1, self.cores + 1):
             trains[f"locked, {threads} thread{'s' * (threads > 1)}"] = self._locked(threads)
         for schedule, least in (("GPipe", 2), ("1F1B", self.workload.workers)):  # 1F1B needs one a stage
@@ -107,17 +118,15 @@ class Bench:
         chosen = [name for name in trains if only is None or any(name.startswith(start) for start in only)]
         return [self._contender(name, trains[name]) for name in chosen]
 
-    def _contender(self, name: str, train: Callable[[int], float]) -> Contender:
+    def _contender(self, name: str, train: Callable[[int], Measured]) -> Contender:
         """The warm-up finds the number of steps that take about the time that is asked for."""
         steps = [self.warm_up_steps]
 
         def warm_up() -> None:
-            steps[0] = max(self.warm_up_steps, math.ceil(train(steps[0]) * self.seconds / self.workload.batch_size))
+            rate = train(steps[0])[THROUGHPUT]
+            steps[0] = max(self.warm_up_steps, math.ceil(rate * self.seconds / self.workload.batch_size))
 
-        def measure() -> Measured:
-            return {THROUGHPUT: train(steps[0])}
-
-        return Contender(name, measure, warm_up)
+        return Contender(name, lambda: train(steps[0]), warm_up)
 
     def _trainer(self, name: str, **settings: Any) -> Trainer:
         return Trainer(
@@ -144,29 +153,32 @@ class Bench:
             self._cut(name)
         return self.splits[name]
 
-    def _in_workers(self, name: str) -> Callable[[int], float]:
-        def train(steps: int) -> float:
+    def _in_workers(self, name: str) -> Callable[[int], Measured]:
+        def train(steps: int) -> Measured:
             trainer = self._trainer(name, split=tuple(self.split(name)))
-            rate: float = fit(trainer, self.data, steps).summary["samples_per_second"]
-            return rate
+            summary = fit(trainer, self.data, steps).summary
+            return {THROUGHPUT: summary["samples_per_second"], **(where_time_goes(summary) if name == "cdni" else {})}
 
         return train
 
-    def _limit(self, steps: int) -> float:
+    def _limit(self, steps: int) -> Measured:
         stages, outputs = self._cut("cdni")
         first = BatchStream(self.data, self.workload.batch_size, 1, seed=0)[0]
         inputs = [first.x, *outputs[:-1]]
         seconds = run_ranks(rivals.stages_alone, 1, (stages, inputs, first.target, steps))
-        return self.workload.batch_size / max(sum(seconds) / self.cores, *seconds)
+        return {
+            THROUGHPUT: self.workload.batch_size / max(sum(seconds) / self.cores, *seconds),
+            **{of_stage(COMPUTING, k): 1e3 * alone for k, alone in enumerate(seconds)},
+        }
 
     def _job(self, steps: int, threads: int) -> rivals.Job:
         return rivals.Job(self.model, self.data, self.workload.batch_size, steps, threads, self.precision)
 
-    def _locked(self, threads: int) -> Callable[[int], float]:
-        return lambda steps: float(run_ranks(rivals.locked, 1, (self._job(steps, threads),)))
+    def _locked(self, threads: int) -> Callable[[int], Measured]:
+        return lambda steps: {THROUGHPUT: float(run_ranks(rivals.locked, 1, (self._job(steps, threads),)))}
 
-    def _pipeline(self, schedule: str, microbatches: int) -> Callable[[int], float]:
-        def train(steps: int) -> float:
+    def _pipeline(self, schedule: str, microbatches: int) -> Callable[[int], Measured]:
+        def train(steps: int) -> Measured:
             split = self.split("backprop, same workers")
             return self._meet(
                 rivals.pipeline, self.workload.workers, steps, self.threads, schedule, split, microbatches
@@ -174,14 +186,28 @@ class Bench:
 
         return train
 
-    def _data_parallel(self, steps: int) -> float:
+    def _data_parallel(self, steps: int) -> Measured:
         return self._meet(rivals.data_parallel, 2, steps, max(1, self.cores // 2), 2)
 
-    def _meet(self, rival: Callable[..., None], ranks: int, steps: int, threads: int, *more: Any) -> float:
+    def _meet(self, rival: Callable[..., None], ranks: int, steps: int, threads: int, *more: Any) -> Measured:
         """Run a rival of several processes, which meet in a file of a directory of their own."""
         with tempfile.TemporaryDirectory() as directory:
             arguments = (self._job(steps, threads), Path(directory) / "rendezvous", *more)
-            return float(run_ranks(rival, ranks, arguments))
+            return {THROUGHPUT: float(run_ranks(rival, ranks, arguments))}
+
+
+def where_time_goes(summary: dict[str, Any]) -> Measured:
+    """Milliseconds a batch of each stage in each kind of phase, from a run's summary."""
+    return {
+        of_stage(name, worker["index"]): 1e3 * sum(worker["seconds"][phase] for phase in phases) / worker["steps"]
+        for worker in summary["workers"]
+        for name, phases in PHASES.items()
+    }
+
+
+def of_stage(name: str, stage: int) -> Metric:
+    """Some of a stage's time."""
+    return Metric(name, "ms a batch", stage)
 
 
 def whole_batches(data: ImageDataset, batch_size: int) -> ImageDataset:
@@ -207,14 +233,15 @@ def measure(name: str, data: ImageDataset, options: argparse.Namespace) -> list[
     }
     measured = compare(name, settings, contenders, options.rounds, "cdni", warm_up=not options.quick)
     for case in measured:
-        for ours in ASYNC:
-            if ours in case.rounds:
-                add_ratios(case, ours)
+        if case.metric == THROUGHPUT:
+            for ours in (*ASYNC, LIMIT):
+                if ours in case.rounds:
+                    add_ratios(case, ours)
     return measured
 
 
 def add_ratios(case: Case, ours: str) -> None:
-    """Against one thread, and against the best of each kind of rival."""
+    """Against one thread, and against the best of each kind of rival; of the limit too, which says what can be had."""
     names = list(case.rounds)
     if "locked, 1 thread" in names:
         case.add_ratio(ours, "locked, 1 thread")

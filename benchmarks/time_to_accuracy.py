@@ -5,7 +5,10 @@ all, on MNIST; each contender at each learning rate, a seed a round:
 
   cdni, delayed         stages in so many processes of their own, cuts balanced by measured cost. The cores are the same
                         for all contenders: where there are more workers than cores, they share them. Layers are float32
-                        everywhere; cdni's synthesizers multiply in bfloat16 where the processor is faster at that
+                        everywhere; cdni's synthesizers multiply in bfloat16 where the processor is faster at that, and
+                        learn at --synthesizer-lr times the layers' learning rate
+  cdni every 2nd        with --synthesizer-every 2: every other batch's gradient is not computed, sent or learnt from. Such
+                        a run trains more batches a second; whether it learns more is what this is for
   locked (N threads)    backprop in one process, a plain loop: with one thread, and with one a core
 
 The clock starts with the first batch, alike for all: start-up, and the measuring of costs, come before it. All keep
@@ -39,7 +42,14 @@ from async_dni.data import BatchStream
 from async_dni.device import available_cores
 from async_dni.evaluate import error_percent, evaluate
 
-ASYNC = {f"{method} ({workers} workers)": (method, workers) for method in ("cdni", "delayed") for workers in (2, 3, 4)}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "cdni": {"method": "cdni"},
+    "cdni every 2nd": {"method": "cdni", "synthesizer_every": 2},
+    "cdni every 4th": {"method": "cdni", "synthesizer_every": 4},
+    "delayed": {"method": "delayed"},
+}
+ASYNC = {f"{name} ({workers} workers)": (name, workers) for name in SETTINGS for workers in (2, 3, 4)}
+DEFAULT = ("cdni (2 workers)", "cdni (3 workers)", "cdni every 2nd (3 workers)", "delayed (2 workers)")
 WIDTH = 256
 TIMEOUT = 6 * 3600.0  # seconds that a locked process may take
 BEST, FINAL = Metric("best test error", "%"), Metric("test error at the end", "%")
@@ -55,6 +65,7 @@ class Training:
     batch_size: int
     steps: int
     eval_every_steps: int
+    synthesizer_lr: float  # times the layers'
     train_set: ImageDataset
     test_set: ImageDataset
 
@@ -83,17 +94,18 @@ class Training:
         return course
 
 
-def train_in_workers(method: str, workers: int, training: Training, lr: float, seed: int) -> Course:
+def train_in_workers(settings: str, workers: int, training: Training, lr: float, seed: int) -> Course:
     """Asynchronous: a stage a process."""
     trainer = Trainer(
         training.network(seed),
         workers=workers,
-        method=method,
         batch_size=training.batch_size,
         seed=seed,
+        synthesizer_lr=training.synthesizer_lr * lr,
         optimizer=partial(torch.optim.Adam, lr=lr, fused=True),
         threads_per_worker=max(1, len(available_cores()) // workers),
         device_map="cpu",
+        **SETTINGS[settings],
     )
     return training.evaluate(fit(trainer, training.train_set, training.batches).model)
 
@@ -119,7 +131,7 @@ def locked(rank: int, results: Any, threads: int, training: Training, lr: float,
 def contenders() -> dict[str, Callable[[Training, float, int], Course]]:
     """All of them by name, called with the learning rate and the seed."""
     trains: dict[str, Callable[[Training, float, int], Course]] = {}
-    trains |= {name: partial(train_in_workers, method, workers) for name, (method, workers) in ASYNC.items()}
+    trains |= {name: partial(train_in_workers, settings, workers) for name, (settings, workers) in ASYNC.items()}
     for threads in sorted({1, len(available_cores())}):
         trains[f"locked ({threads} thread{'s' * (threads > 1)})"] = partial(train_locked, threads)
     return trains
@@ -208,6 +220,7 @@ def measure(training: Training, options: argparse.Namespace) -> list[Case]:
         "workers": {name: workers for name, (_, workers) in ASYNC.items() if name in options.contenders},
         "steps": training.steps,
         "eval_every_steps": training.eval_every_steps,
+        "synthesizer_lr": f"{training.synthesizer_lr:g} times the layers'",
         "learning_rates": options.learning_rates,
         "seeds": list(range(options.rounds)),
         "optimizer": "fused Adam",
@@ -233,27 +246,35 @@ class Length:
     eval_every_steps: int
 
 
-FULL = Length((3.0, 2.5, 2.0), (3e-4, 1e-3, 2e-3), layers=20, steps=1800, eval_every_steps=60)
+FULL = Length((3.0, 2.5, 2.2, 2.0), (5e-4, 1e-3, 2e-3, 4e-3), layers=20, steps=1500, eval_every_steps=60)
 QUICK = Length((20.0, 10.0, 1.0), (1e-3,), layers=4, steps=90, eval_every_steps=15)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What only this benchmark has."""
     names = list(contenders())
+    default = [*DEFAULT, names[-1]]
     parser.add_argument(
         "--contenders",
         type=chosen_from(names),
-        default=names,
+        default=default,
         metavar="NAMES",
-        help=f"the beginnings of their names, separated by commas; default: {', '.join(names)}",
+        help=f"the beginnings of their names, separated by commas: {', '.join(names)}; default: {', '.join(default)}",
     )
     numbers, count = listed(positive(float)), positive(int)
-    parser.add_argument("--targets", type=numbers, metavar="PERCENTS", help="test errors; default: 3,2.5,2")
-    parser.add_argument("--learning-rates", type=numbers, metavar="NUMBERS", help="default: 3e-4,1e-3,2e-3")
-    parser.add_argument("--steps", type=count, metavar="N", help="batches to train on; default: 1800")
+    parser.add_argument("--targets", type=numbers, metavar="PERCENTS", help="test errors; default: 3,2.5,2.2,2")
+    parser.add_argument("--learning-rates", type=numbers, metavar="NUMBERS", help="default: 5e-4,1e-3,2e-3,4e-3")
+    parser.add_argument("--steps", type=count, metavar="N", help="batches to train on; default: 1500")
     parser.add_argument("--eval-every-steps", type=count, metavar="N", help="from snapshot to snapshot; default: 60")
     parser.add_argument(
         "--layers", type=count, metavar="N", help="the output layer included; more workers are left out; default: 20"
+    )
+    parser.add_argument(
+        "--synthesizer-lr",
+        type=positive(float),
+        metavar="TIMES",
+        default=2.0,
+        help="learning rate of cdni's synthesizers, times the layers'; default: 2",
     )
     parser.add_argument("--batch-size", type=count, metavar="N", default=256, help="default: 256")
 
@@ -271,6 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.batch_size,
         options.steps,
         options.eval_every_steps,
+        options.synthesizer_lr,
         *load_dataset("mnist"),
     )
     report("time_to_accuracy", options, measure(training, options))

@@ -92,7 +92,7 @@ def test_snapshots_are_the_weights_of_plain_training(
 
 
 def test_time_to_accuracy(tmp_path: Path) -> None:
-    options = ("--layers", "3", "--steps", "40", "--eval-every-steps", "20", "--contenders", "cdni,locked (1")
+    options = ("--layers", "3", "--steps", "40", "--eval-every-steps", "20", "--contenders", "cdni (,locked (1")
     content = run("time_to_accuracy.py", tmp_path / "time.json", *options, "--targets", "95,0.001")
     harness.check(content)
     by_metric = {case["metric"]: case for case in content["cases"] if "each at its best" not in case["name"]}

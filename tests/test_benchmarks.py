@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from async_dni import load_dataset
+from async_dni.device import available_cores
 from benchmarks import harness
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +42,7 @@ def test_throughput(tmp_path: Path) -> None:
     chosen = [argument for name in only for argument in ("--only", name)]
     content = run("throughput.py", tmp_path / "throughput.json", "--workload", "3x256", *chosen)
     harness.check(content)
-    (case,) = content["cases"]
+    case, *of_stages = content["cases"]
     names = {
         "cdni",
         "cdni, float32",
@@ -53,7 +54,30 @@ def test_throughput(tmp_path: Path) -> None:
         "DDP",
     }
     assert set(case["contenders"]) == names
-    assert {"cdni / DDP", "cdni / best locked process (locked, 1 thread)"} < set(case["ratios"])
+    wanted = {"cdni / DDP", "cdni / best locked process (locked, 1 thread)", "limit of cdni / locked, 1 thread"}
+    assert wanted < set(case["ratios"])
+    stages = [(c["settings"]["stage"], c["metric"]) for c in of_stages]
+    metrics = ("computing", "loading and sending", "snapshots", "waiting")
+    assert sorted(stages) == [(stage, metric) for stage in range(3) for metric in metrics]
+    computing = [c["contenders"] for c in of_stages if c["metric"] == "computing"]
+    alone = [contenders["limit of cdni"]["median"] for contenders in computing]
+    limit = case["contenders"]["limit of cdni"]["median"]
+    assert limit == pytest.approx(1e3 * 250 / max(sum(alone) / len(available_cores()), *alone))
+
+
+def test_where_a_stages_time_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    throughput = importlib.import_module("throughput")
+    phases = ("forward", "update", "learn", "load", "send", "snapshot", "wait_activation", "wait_gradient", "wait_room")
+    seconds = {phase: 2.0**k for k, phase in enumerate(phases)}
+    summary = {"workers": [{"index": 1, "steps": 500, "seconds": seconds}]}
+    found = {metric.title: value for metric, value in throughput.where_time_goes(summary).items()}
+    assert found == {
+        "stage 1: computing": 2.0 * (1 + 2 + 4),  # 1,000 ms a second, 500 batches
+        "stage 1: loading and sending": 2.0 * (8 + 16),
+        "stage 1: snapshots": 2.0 * 32,
+        "stage 1: waiting": 2.0 * (64 + 128 + 256),
+    }
 
 
 def test_matmul_precision_is_that_of_every_contender(monkeypatch: pytest.MonkeyPatch) -> None:

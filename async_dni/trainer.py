@@ -103,7 +103,7 @@ class Trainer:
         trial = try_out(self.model, self.loss_fn, config.method, stream, eval_set)
         identity = self._identity(stream, trial.first)
         checkpoint = self._checkpoint(stream, identity)
-        split, stages, activations = self._cut(trial, checkpoint)
+        split, stages, activations = self._cut(stream, trial, checkpoint)
         check_last_batch(stream, [stage.synthesizer for stage in stages if stage.synthesizer is not None])
         pickled = [pickle_stage(stage) for stage in stages]
         if not config.serial:
@@ -180,7 +180,7 @@ class Trainer:
         each stage is made from; and an example of each one's output, `[batch, *features]`.
         """
         stream = self._stream(as_dataset(train_set), None, 1)
-        return self._cut(try_out(self.model, self.loss_fn, self.config.method, stream, None), None)
+        return self._cut(stream, try_out(self.model, self.loss_fn, self.config.method, stream, None), None)
 
     def _stream(self, dataset: Dataset, epochs: int | None, steps: int | None) -> BatchStream:
         samples: int = len(dataset)  # type: ignore[arg-type]
@@ -230,7 +230,9 @@ class Trainer:
             "synthesizer_every": config.synthesizer_every,
         }
 
-    def _cut(self, trial: Trial, checkpoint: Checkpoint | None) -> tuple[list[int], list[StageSpec], list[Tensor]]:
+    def _cut(
+        self, stream: BatchStream, trial: Trial, checkpoint: Checkpoint | None
+    ) -> tuple[list[int], list[StageSpec], list[Tensor]]:
         """The cuts, the stages, and an example of each stage's output."""
         config, first, outputs, classes = self.config, trial.first, trial.outputs, trial.classes
         model = copy.deepcopy(self.model).cpu()
@@ -259,12 +261,10 @@ class Trainer:
             split = checkpoint.split
         else:
             blocks, at_cuts = list(model), [*synthesizers, None]
-            if (
-                config.effective_lag is not None
-            ):  # the result is to depend on the seed alone, so the cuts must not depend on time
+            if config.effective_lag is None:
+                costs = measure_costs(spec, blocks, at_cuts, lambda: stream[0], threads_per_worker(config))
+            else:  # the result is to depend on the seed alone, so the cuts must not depend on time
                 costs = count_costs(blocks, at_cuts, outputs, first.x, classes)
-            else:
-                costs = measure_costs(spec, blocks, at_cuts, first, threads_per_worker(config))
             split = balance(*costs, config.workers)
         check_shared(model, split)
         lasts = [*(cut - 1 for cut in split), len(model) - 1]  # each stage's last block

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from async_dni import cost, fcn
-from async_dni.cost import ROUNDS, count_costs, measure_costs
+from async_dni.cost import LONG, ROUNDS, _without_overhead, count_costs, measure_costs
 from async_dni.data import Batch
 from async_dni.stage import StageSpec
 from async_dni.synthesizer import make_synthesizer
@@ -59,34 +60,75 @@ def synthesizers():
 
 
 def test_a_block_costs_what_it_takes(clock):
-    costs, cut_costs = measure_costs(spec(), [Takes(2), Takes(3), Takes(5)], [None] * 3, batch(), 1)
+    costs, cut_costs = measure_costs(spec(), [Takes(2), Takes(3), Takes(5)], [None] * 3, batch, 1)
     assert costs == [2, 3, 5]
     assert cut_costs == [0, 0, 0]
 
 
+def test_loading_a_batch_costs_the_first_block(clock):
+    def load():
+        Clock.now += 7
+        return batch()
+
+    costs, _ = measure_costs(spec(), [Takes(2), Takes(3)], [None] * 2, load, 1)
+    assert costs == [9, 3]
+
+
+def test_what_every_stage_takes_is_in_no_blocks_cost(clock):
+    class SlowSGD(torch.optim.SGD):
+        def step(self, closure=None):
+            Clock.now += 4
+            return super().step(closure)
+
+    slow = replace(spec(), optimizer=partial(SlowSGD, lr=0.1))
+    costs, _ = measure_costs(slow, [Takes(2), Takes(3), Takes(5)], [None] * 3, batch, 1)
+    assert costs == [2, 3, 5]
+
+
+def test_no_block_costs_less_than_nothing():
+    assert _without_overhead([1.0, 6.0, 8.0], whole=5.0) == [0.0, 1.0, 3.0]
+    assert _without_overhead([1.0, 6.0], whole=8.0) == [1.0, 6.0]
+    assert _without_overhead([3.0], whole=3.0) == [3.0]
+
+
+def test_what_takes_long_is_measured_less_often(clock):
+    calls = []
+    for seconds, rounds in ((LONG / 100, ROUNDS), (0.4 * LONG, 3), (2 * LONG, 1)):
+
+        def load(seconds=seconds):
+            calls.append(seconds)
+            Clock.now += seconds
+            return batch()
+
+        measure_costs(spec(), [Takes(0), Takes(0)], [None] * 2, load, 1)
+        assert calls.count(seconds) == 1 + rounds  # and a warm-up
+
+
 def test_a_synthesizer_costs_what_it_takes_to_predict_and_to_learn(clock):
-    costs, cut_costs = measure_costs(spec(), [Takes(2), Takes(3)], [Takes(7), None], batch(), 1)
+    costs, cut_costs = measure_costs(spec(), [Takes(2), Takes(3)], [Takes(7), None], batch, 1)
     assert costs == [2, 3]
-    assert cut_costs == [14, 0]
+    assert cut_costs == [14, 0]  # and nothing of the block that is trained in between
 
 
 def test_the_fastest_round_counts(clock):
     assert ROUNDS > 1
-    costs, _ = measure_costs(spec(), [Takes(2, late=10), Takes(3, late=10)], [None] * 2, batch(), 1)
-    assert costs == [2, 3]
+    blocks = [Takes(0.02, late=0.1), Takes(0.03, late=0.1)]
+    costs, _ = measure_costs(spec(), blocks, [None] * 2, batch, 1)
+    assert costs == pytest.approx([0.02, 0.03])
 
 
 def test_every_block_and_every_synthesizer_has_a_cost():
-    costs, cut_costs = measure_costs(spec(classes=CLASSES), list(network()), synthesizers(), batch(), 1)
+    costs, cut_costs = measure_costs(spec(classes=CLASSES), list(network()), synthesizers(), batch, 1)
     assert len(costs) == len(cut_costs) == 3
-    assert all(seconds > 0 for seconds in [*costs, *cut_costs[:2]])
+    assert max(costs) > 0
+    assert all(seconds > 0 for seconds in cut_costs[:2])
     assert cut_costs[2] == 0
 
 
 def test_nothing_given_is_changed():
     model, given, measured = network(), synthesizers(), batch()
     before = copy.deepcopy((model.state_dict(), [m.state_dict() for m in given[:2]], measured.x, measured.target))
-    measure_costs(spec(classes=CLASSES), list(model), given, measured, 1)
+    measure_costs(spec(classes=CLASSES), list(model), given, lambda: measured, 1)
     after = (model.state_dict(), [m.state_dict() for m in given[:2]], measured.x, measured.target)
     torch.testing.assert_close(after, before, rtol=0, atol=0)
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -95,7 +137,7 @@ def test_nothing_given_is_changed():
 def test_measuring_leaves_the_random_state_as_it_was():
     model, given, measured = network(), synthesizers(), batch()
     before = torch.get_rng_state()
-    measure_costs(spec(classes=CLASSES), [nn.Dropout(0.5), *model], [None, *given], measured, 1)
+    measure_costs(spec(classes=CLASSES), [nn.Dropout(0.5), *model], [None, *given], lambda: measured, 1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -108,7 +150,7 @@ def test_the_threads_are_set_for_the_measurement_only():
             return x
 
     model = [nn.Sequential(Looks(), nn.Linear(FEATURES, CLASSES))]
-    measure_costs(spec(), model, [None], batch(), 2)
+    measure_costs(spec(), model, [None], batch, 2)
     assert set(seen) == {2}
     assert torch.get_num_threads() == 1
 
@@ -119,14 +161,15 @@ def test_the_threads_are_set_back_where_a_block_fails():
             raise ArithmeticError
 
     with pytest.raises(ArithmeticError):
-        measure_costs(spec(), [Fails()], [None], batch(), 2)
+        measure_costs(spec(), [Fails()], [None], batch, 2)
     assert torch.get_num_threads() == 1
 
 
 def test_blocks_without_parameters_are_measured_too():
     blocks = [nn.Flatten(), nn.Linear(FEATURES, CLASSES), nn.ReLU()]
-    costs, _ = measure_costs(spec(), blocks, [None] * 3, batch(), 1)
-    assert all(seconds > 0 for seconds in costs)
+    costs, _ = measure_costs(spec(), blocks, [None] * 3, batch, 1)
+    assert len(costs) == 3
+    assert max(costs) > 0
 
 
 # Counted costs

@@ -13,9 +13,11 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from .data import Batch
+from .method import SyntheticGradient
 from .stage import StageSpec
 
 T = TypeVar("T")
@@ -35,30 +37,51 @@ def measure_costs(
     """Seconds that each block takes for a batch (forward, backward, step), and a synthesizer after it (predict, learn).
 
     Loading the batch counts with the first block. What every stage takes whatever its blocks (an optimizer's call, say) is in
-    no block's cost. `spec` gives the optimizer and loss; its module is not used. Nothing given is changed.
+    no block's cost. `spec` gives the optimizer and loss; its module is not used. Nothing given is changed, but that the batch
+    is loaded some times. For a moment this takes the memory of training the whole network in one process.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    spec, costs, cut_costs = replace(spec, synthesizer=None), [], []
+    spec, costs, cut_costs = replace(spec, synthesizer=None, late=False), [], []
+    memory = torch.zeros(threads * CACHE // 4)
+
+    def leave_cache() -> None:
+        """As the blocks do in a worker: with all it needs in the cache, a small synthesizer takes half as long."""
+        memory.add_(1)
+
     try:
         with torch.random.fork_rng(devices=[]):
-            loading, batch = _fastest(load)
+            loading, batch = _fastest(load, leave_cache)
             whole, x = _fastest(_training(spec, 0, 1, blocks, batch))[0], batch.x
             for index, (block, synthesizer) in enumerate(zip(blocks, synthesizers, strict=True)):
-                train = _training(spec, index, len(blocks), [block], Batch(0, x, batch.target))
+                place = 1 if any(map(_learns, blocks[:index])) else 0
+                num_stages = place + 1 if index == len(blocks) - 1 else place + 2
+                train = _training(spec, place, num_stages, [block], Batch(0, x, batch.target))
                 seconds, x = _fastest(train)
                 costs.append(seconds)
-                cut_costs.append(_measure_synthesizer(spec, synthesizer, x, batch.target, train))
+                cut_costs.append(_measure_synthesizer(spec, synthesizer, x, batch.target, leave_cache))
     finally:
         torch.set_num_threads(before)
-    costs = _without_overhead(costs, whole)
+    costs = _without_overhead(costs, whole, [_learns(block) for block in blocks])
     return [costs[0] + loading, *costs[1:]], cut_costs
 
 
-def _without_overhead(costs: Sequence[float], whole: float) -> list[float]:
-    """Costs of blocks that take `costs` as a stage each and `whole` as one: less what a stage takes whatever its blocks."""
-    overhead = max(0.0, sum(costs) - whole) / max(1, len(costs) - 1)
-    return [max(0.0, cost - overhead) for cost in costs]
+def _learns(block: nn.Module) -> bool:
+    """Whether a block has something to train: then what comes after it needs a gradient with respect to its input."""
+    return any(parameter.requires_grad for parameter in block.parameters())
+
+
+def _without_overhead(costs: Sequence[float], whole: float, learns: Sequence[bool]) -> list[float]:
+    """Costs of blocks that take `costs` as a stage each and `whole` as one: less what a stage takes whatever its blocks.
+
+    That is mostly its optimizer's, so it is taken from blocks that learn. Where the whole takes longer than its parts, as
+    these find more in the cache, all grow by as much.
+    """
+    surplus, stages = sum(costs) - whole, sum(learns)
+    if surplus <= 0:
+        return [cost * whole / (sum(costs) or 1.0) for cost in costs]
+    overhead = surplus / (stages - 1) if stages > 1 else 0.0
+    return [max(0.0, cost - overhead) if block else cost for cost, block in zip(costs, learns, strict=True)]
 
 
 def count_costs(
@@ -67,6 +90,7 @@ def count_costs(
     outputs: Sequence[Tensor],
     x: Tensor,
     classes: int,
+    synthesizer_every: int = 1,
 ) -> tuple[list[float], list[float]]:
     """Multiplications that each block takes for x `[batch, ...]` (forward and backward), and a synthesizer after it.
 
@@ -74,11 +98,15 @@ def count_costs(
     """
     costs, cut_costs = [], []
     for index, (block, synthesizer, h) in enumerate(zip(blocks, synthesizers, outputs, strict=True)):
-        backward = 1 if index == 0 else 2  # the first block needs no gradient with respect to its input
+        backward = (
+            2 if any(map(_learns, blocks[:index])) else 1
+        )  # the first needs no gradient with respect to its input
         costs.append((1.0 + backward) * _count(block, x) + h.numel())
-        # a prediction to update with, another to learn from, and that one's gradient with respect to the weights
+        # a prediction to update with; to learn, another, and its gradient with respect to the weights
         labels = h.new_zeros(len(h), dtype=torch.int64) if classes else None
-        cut_costs.append(0.0 if synthesizer is None else 3.0 * _count(synthesizer, h, labels))
+        cut_costs.append(
+            0.0 if synthesizer is None else (1.0 + 2.0 / synthesizer_every) * _count(synthesizer, h, labels)
+        )
         x = h
     return costs, cut_costs
 
@@ -93,38 +121,44 @@ def _count(module: nn.Module, *inputs: Tensor | None) -> int:
 def _training(
     spec: StageSpec, index: int, num_stages: int, blocks: Sequence[nn.Module], batch: Batch
 ) -> Callable[[], Tensor]:
-    """Trains a stage of these blocks on a batch at each call; returns its output."""
+    """Trains a stage of these blocks on a batch at each call, at a learning rate of 0; returns its output."""
     module = nn.Sequential(*copy.deepcopy(list(blocks)))
     stage = replace(spec, index=index, num_stages=num_stages, module=module).build(torch.device("cpu"))
+    _stand_still(stage.optimizer)
+    gradient: Tensor | None = None
 
     def run() -> Tensor:
+        nonlocal gradient
         h = stage.forward(batch)
         stage.update(batch.index)
         if batch.index in stage.pending:
-            stage.learn(batch.index, torch.ones_like(h))
+            gradient = torch.ones_like(h) if gradient is None else gradient
+            stage.learn(batch.index, gradient)
         return h
 
     return run
 
 
 def _measure_synthesizer(
-    spec: StageSpec, synthesizer: nn.Module | None, h: Tensor, target: Tensor, train: Callable[[], Tensor]
+    spec: StageSpec, synthesizer: nn.Module | None, h: Tensor, target: Tensor, before: Callable[[], object]
 ) -> float:
     if synthesizer is None:
         return 0.0
     module = nn.Sequential(nn.Linear(1, 1))
     copied = copy.deepcopy(synthesizer)
     stage = replace(spec, index=0, num_stages=2, module=module, synthesizer=copied).build(torch.device("cpu"))
-    memory = torch.zeros(CACHE // 4)
+    method = stage.method
+    assert isinstance(method, SyntheticGradient)
+    _stand_still(method.optimizer)
+    predicting, _ = _fastest(lambda: method.now(h, target), before)
+    learning, _ = _fastest(lambda: method.learn(h, target, h), before)
+    return predicting + learning / spec.synthesizer_every
 
-    def leave_cache() -> None:
-        """As in a worker, where the blocks were at it last. With all it needs in the cache, a small one takes half as long."""
-        train()
-        memory.add_(1)
 
-    predicting, _ = _fastest(lambda: stage.method.now(h, target), leave_cache)
-    learning, _ = _fastest(lambda: stage.method.learn(h, target, h), leave_cache)
-    return predicting + learning
+def _stand_still(optimizer: Optimizer | None) -> None:
+    """Steps that take as long as any, and change no weight: what is measured must not run away."""
+    for group in [] if optimizer is None else optimizer.param_groups:
+        group["lr"] = 0.0
 
 
 def _fastest(run: Callable[[], T], before: Callable[[], object] = lambda: None) -> tuple[float, T]:

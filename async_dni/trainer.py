@@ -7,6 +7,7 @@ import dataclasses
 import sys
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from multiprocessing import current_process
 from pathlib import Path
@@ -21,6 +22,7 @@ from .config import ConfigError, TrainerConfig
 from .cost import count_costs, measure_costs
 from .data import Batch, BatchStream
 from .device import assign_devices
+from .divergence import DivergenceError
 from .interruption import Interruption
 from .memory import check_fits
 from .method import Loss
@@ -29,7 +31,7 @@ from .precision import matmul_precision, precision_by_size
 from .progress import Progress
 from .run import Run, TrainResult
 from .run_dir import RunDir
-from .samples import as_dataset, check_picklable
+from .samples import as_dataset, check_picklable, refused
 from .serial import Serial
 from .stage import OptimizerFactory, StageSpec
 from .supervisor import Listener, Patience, Supervisor
@@ -261,10 +263,11 @@ class Trainer:
             split = checkpoint.split
         else:
             blocks, at_cuts = list(model), [*synthesizers, None]
+            costs = count_costs(blocks, at_cuts, outputs, first.x, classes, config.synthesizer_every)
+            # with a lag, the result is to depend on the seed alone, so the cuts must not depend on time
             if config.effective_lag is None:
-                costs = measure_costs(spec, blocks, at_cuts, lambda: stream[0], threads_per_worker(config))
-            else:  # the result is to depend on the seed alone, so the cuts must not depend on time
-                costs = count_costs(blocks, at_cuts, outputs, first.x, classes)
+                with refused("train_set"), suppress(DivergenceError):  # a worker will tell where it diverged
+                    costs = measure_costs(spec, blocks, at_cuts, lambda: stream[0], threads_per_worker(config))
             split = balance(*costs, config.workers)
         check_shared(model, split)
         lasts = [*(cut - 1 for cut in split), len(model) - 1]  # each stage's last block

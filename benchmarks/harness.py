@@ -261,12 +261,18 @@ def cases(
 
 
 def report(
-    benchmark: str, options: argparse.Namespace, measured: Sequence[Case], x: str | None = None, log2: bool = False
+    benchmark: str,
+    options: argparse.Namespace,
+    measured: Sequence[Case],
+    x: str | None = None,
+    log2: bool = False,
+    drawn: Sequence[Case] | None = None,
 ) -> None:
     """Print what was measured, and write the files that were asked for.
 
-    `x`: the setting that the plot has on its horizontal axis (in powers of 2 where `log2`); without one it shows a bar
-    a contender. Where cases have curves, it shows these, and nothing else.
+    `drawn`: the cases that the plot shows, by default all. `x`: the setting that the plot has on its horizontal axis (in
+    powers of 2 where `log2`); without one it shows a bar a contender. Where cases have curves, it shows these, and
+    nothing else.
     """
     machine = {
         **environment(),
@@ -291,7 +297,7 @@ def report(
     if options.plot is not None:
         from plotting import plot  # matplotlib is needed for this only
 
-        plot(options.plot, measured, x, log2)
+        plot(options.plot, measured if drawn is None else drawn, x, log2)
 
 
 def _table(name: str, measured: Sequence[Case]) -> Table:

@@ -130,10 +130,10 @@ def pipeline(
 
 
 def stages_alone(
-    rank: int, results: Any, specs: list[StageSpec], inputs: list[Tensor], target: Tensor, steps: int
+    rank: int, results: Any, specs: list[StageSpec], inputs: list[Tensor], target: Tensor, steps: int, threads: int
 ) -> None:
-    """Seconds a batch of each stage by itself, on one thread, with its input and its gradient at hand."""
-    torch.set_num_threads(1)
+    """Seconds a batch of each stage by itself, with its input and its gradient at hand."""
+    torch.set_num_threads(threads)
     seconds = []
     for spec, x in zip(specs, inputs, strict=True):
         stage = spec.build(torch.device("cpu"))

@@ -165,9 +165,9 @@ class Bench:
         stages, outputs = self._cut("cdni")
         first = BatchStream(self.data, self.workload.batch_size, 1, seed=0)[0]
         inputs = [first.x, *outputs[:-1]]
-        seconds = run_ranks(rivals.stages_alone, 1, (stages, inputs, first.target, steps))
+        seconds = run_ranks(rivals.stages_alone, 1, (stages, inputs, first.target, steps, self.threads))
         return {
-            THROUGHPUT: self.workload.batch_size / max(sum(seconds) / self.cores, *seconds),
+            THROUGHPUT: self.workload.batch_size / max(sum(seconds) * self.threads / self.cores, *seconds),
             **{of_stage(COMPUTING, k): 1e3 * alone for k, alone in enumerate(seconds)},
         }
 
@@ -275,7 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.warm_up_steps = 10 if options.quick else 50
     data, _ = load_dataset("mnist")
     names = options.workload or (["3x256"] if options.quick else list(WORKLOADS))
-    report("throughput", options, [case for name in names for case in measure(name, data, options)])
+    measured = [case for name in names for case in measure(name, data, options)]
+    report("throughput", options, measured, drawn=[case for case in measured if case.metric == THROUGHPUT])
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ all, on MNIST; each contender at each learning rate, a seed a round:
                         for all contenders: where there are more workers than cores, they share them. Layers are float32
                         everywhere; cdni's synthesizers multiply in bfloat16 where the processor is faster at that, and
                         learn at --synthesizer-lr times the layers' learning rate
-  cdni every 2nd        with --synthesizer-every 2: every other batch's gradient is not computed, sent or learnt from. Such
-                        a run trains more batches a second; whether it learns more is what this is for
-  locked (N threads)    backprop in one process, a plain loop: with one thread, and with one a core
+  cdni every 2nd, 4th   with --synthesizer-every 2 or 4: the other batches' gradients are not computed, sent or learnt
+                        from. Such a run trains more batches a second; whether it learns more is to be seen
+  locked (N threads)    backprop in one process, a plain loop: with one a core; --contenders has one thread too, which takes
+                        the same steps, and longer for them where the network is large
 
 The clock starts with the first batch, alike for all: start-up, and the measuring of costs, come before it. All keep
 copies of their weights in memory every so many batches, in the same way (benchmarks/weight_history.py), and these are
@@ -94,9 +95,15 @@ class Training:
         return course
 
 
-def train_in_workers(settings: str, workers: int, training: Training, lr: float, seed: int) -> Course:
+def train_in_workers(name: str, workers: int, training: Training, lr: float, seed: int) -> Course:
     """Asynchronous: a stage a process."""
-    trainer = Trainer(
+    trainer = make_trainer(name, workers, training, lr, seed)
+    return training.evaluate(fit(trainer, training.train_set, training.batches).model)
+
+
+def make_trainer(name: str, workers: int, training: Training, lr: float, seed: int) -> Trainer:
+    """With a contender's settings."""
+    return Trainer(
         training.network(seed),
         workers=workers,
         batch_size=training.batch_size,
@@ -105,9 +112,8 @@ def train_in_workers(settings: str, workers: int, training: Training, lr: float,
         optimizer=partial(torch.optim.Adam, lr=lr, fused=True),
         threads_per_worker=max(1, len(available_cores()) // workers),
         device_map="cpu",
-        **SETTINGS[settings],
+        **SETTINGS[name],
     )
-    return training.evaluate(fit(trainer, training.train_set, training.batches).model)
 
 
 def train_locked(threads: int, training: Training, lr: float, seed: int) -> Course:
@@ -131,7 +137,7 @@ def locked(rank: int, results: Any, threads: int, training: Training, lr: float,
 def contenders() -> dict[str, Callable[[Training, float, int], Course]]:
     """All of them by name, called with the learning rate and the seed."""
     trains: dict[str, Callable[[Training, float, int], Course]] = {}
-    trains |= {name: partial(train_in_workers, settings, workers) for name, (settings, workers) in ASYNC.items()}
+    trains |= {contender: partial(train_in_workers, *which) for contender, which in ASYNC.items()}
     for threads in sorted({1, len(available_cores())}):
         trains[f"locked ({threads} thread{'s' * (threads > 1)})"] = partial(train_locked, threads)
     return trains

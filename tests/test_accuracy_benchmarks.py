@@ -14,7 +14,7 @@ from test_benchmarks import ROOT, run
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from async_dni import Trainer, fcn
+from async_dni import Trainer, fcn, load_dataset
 from async_dni.data import BatchStream
 from benchmarks import harness
 from benchmarks.courses import Point, best_rate, fastest_rate, lowest_error, time_to, times_to, why_missing
@@ -106,6 +106,24 @@ def test_time_to_accuracy(tmp_path: Path) -> None:
     at_best = {case["metric"]: case for case in content["cases"] if "each at its best" in case["name"]}
     assert set(at_best["time to 0.001 %"]["missing"]) == {"cdni (2 workers)", "cdni (3 workers)", "locked (1 thread)"}
     assert {len(points) for curves in at_best["test error"]["curves"].values() for points in curves} == {3}
+
+
+def test_a_contenders_settings_are_those_of_its_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    benchmark = importlib.import_module("time_to_accuracy")
+    train_set, test_set = load_dataset("mnist")
+    training = benchmark.Training(4, 250, 10, 5, 3.0, train_set, test_set)
+    made = {
+        label: benchmark.make_trainer(name, workers, training, 1e-3, 7).config
+        for label, (name, workers) in benchmark.ASYNC.items()
+    }
+    assert {made[label].workers for label in made if "(3 workers)" in label} == {3}
+    assert {config.method for label, config in made.items() if label.startswith("cdni")} == {"cdni"}
+    assert made["delayed (2 workers)"].method == "delayed"
+    every = {label: made[f"{label} (2 workers)"].synthesizer_every for label in benchmark.SETTINGS}
+    assert every == {"cdni": 1, "cdni every 2nd": 2, "cdni every 4th": 4, "delayed": 1}
+    assert {config.synthesizer_lr for config in made.values()} == {3.0 * 1e-3}
+    assert {config.seed for config in made.values()} == {7}
 
 
 def test_staleness_is_the_same_in_workers_and_in_one_process(tmp_path: Path) -> None:

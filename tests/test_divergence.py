@@ -153,14 +153,25 @@ def test_stop_is_told_in_a_sentence(method: str, fault: str, message: str, small
     assert (caught.value.stage, caught.value.details) == (1, "")
 
 
-def test_launch_tells_of_divergence_in_a_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    arguments = ("--width", "16", "--steps", "50", "--optimizer", "sgd", "--lr", "1e30", "--quiet")
+def test_a_network_that_is_not_finite_is_told_of_by_its_stage(small_mnist: tuple) -> None:
+    model = seeded_fcn(4, 16)
+    torch.nn.init.constant_(model[2][0].weight, math.inf)
+    with pytest.raises(WorkerError, match=r"^stage \d diverged .*the weights '2\.0\.weight' are not finite"):
+        fit(small_mnist, model, method="cdni", workers=2)
+
+
+@pytest.mark.parametrize("layers", [3, 4])  # a layer a worker, and cuts that are measured
+def test_launch_tells_of_divergence_in_a_sentence(
+    layers: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    network = ("--layers", str(layers), "--workers", "3", "--width", "16")
+    arguments = (*network, "--steps", "50", "--optimizer", "sgd", "--lr", "1e30", "--quiet")
     assert launch(*arguments, "--run-dir", str(tmp_path)) == 1
     output, errors = capfd.readouterr()
     assert not output
     (error,) = errors.splitlines()
     assert error.startswith("launch.py: stage ")
-    assert " diverged (block " in error
+    assert " diverged (block" in error
     assert "Traceback" not in error
 
 

@@ -12,7 +12,7 @@ from test_trainer import mlp
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from async_dni import DataError, Trainer, WorkerError, evaluate
+from async_dni import ConfigError, DataError, Trainer, WorkerError, evaluate
 from async_dni.data import BatchStream, in_memory
 from async_dni.samples import Labels, as_dataset, check_finite, get_batch
 
@@ -208,3 +208,18 @@ def test_evaluation_does_not_count_labels_that_the_loss_ignores() -> None:
     _, confusion = evaluate(mlp(6, 8, 2), TensorDataset(torch.randn(4, 6), target), nn.CrossEntropyLoss())
     assert confusion is not None
     assert [sum(row) for row in confusion] == [1, 1]
+
+
+def test_a_sample_that_is_lost_while_costs_are_measured_is_refused() -> None:
+    class Lost(Pairs):
+        loads = 0
+
+        def __getitem__(self, index: int) -> Any:
+            self.loads += 1
+            if self.loads > 10:  # the first batch, which is tried out
+                raise OSError("the disk was taken out")
+            return super().__getitem__(index)
+
+    trainer = Trainer(mlp(6, 5, 4, 2), workers=2, batch_size=10)
+    with pytest.raises(ConfigError, match=r"^train_set: got sample \d+ \(batch 0\); it .*the disk was taken out"):
+        trainer.fit(Lost(40), steps=4)

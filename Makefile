@@ -12,7 +12,7 @@ train: $(VENV)/.installed
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest
 
-# benchmarks/README.md has the commands that its results were measured with
+# About 20 minutes on 2 cores. benchmarks/README.md has the commands that its results were measured with, most of them longer.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/parity.py
 	$(BIN)/python benchmarks/transport.py --rounds 1

@@ -30,7 +30,8 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,13 @@ def rates_over(run: Watched, seconds: float) -> dict[int, float]:
 # Hangs.
 
 
+@contextmanager
+def logged() -> Iterator[Path]:
+    """A run directory for a while: the stacks of workers that hang go to their logs, not to the terminal."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield Path(directory) / "run"
+
+
 def hangs(bench: Bench) -> list[Case]:
     """SIGSTOP of workers at random moments."""
     count, generator, survived = (2 if bench.options.quick else 20), random.Random(0), 0
@@ -243,8 +251,8 @@ def hangs(bench: Bench) -> list[Case]:
                 survived += stopped and back
             os.kill(os.getpid(), signal.SIGINT)
 
-        with meanwhile(stop):
-            bench.fit(10**6, heartbeat_timeout=1.0)
+        with meanwhile(stop), logged() as run_dir:
+            bench.fit(10**6, heartbeat_timeout=1.0, run_dir=run_dir)
     values = {INJECTED: count, SURVIVED: survived, **left_behind(run, before)}
     return case("SIGSTOP of a worker", {"heartbeat_timeout": 1.0}, values)
 
@@ -403,8 +411,8 @@ def soak(bench: Bench) -> list[Case]:
                     survived += run.wait_for(lambda: len(run.deaths) > deaths and is_back(run), 60.0, 0.01)  # noqa: B023
             os.kill(os.getpid(), signal.SIGINT)
 
-        with meanwhile(disturb):
-            result = bench.fit(10**8, heartbeat_timeout=2.0, evaluates=True)
+        with meanwhile(disturb), logged() as run_dir:
+            result = bench.fit(10**8, heartbeat_timeout=2.0, evaluates=True, run_dir=run_dir)
     settings = {"minutes": minutes, "faults": dict(injected), "steps": result.summary["steps"]}
     values = {
         INJECTED: injected.total(),

@@ -171,7 +171,7 @@ class TrainerConfig(_Checked):
     synthesizer_every: int = option(
         1,
         "learn from the gradient of every N-th batch only; the others are not computed or sent; saves time, but a deep "
-        "network may learn nothing with it",
+        "network may come apart with it",
         whole(1),
         metavar="N",
     )

@@ -98,15 +98,13 @@ def count_costs(
     """
     costs, cut_costs = [], []
     for index, (block, synthesizer, h) in enumerate(zip(blocks, synthesizers, outputs, strict=True)):
-        backward = (
-            2 if any(map(_learns, blocks[:index])) else 1
-        )  # the first needs no gradient with respect to its input
+        # the first that learns needs no gradient with respect to its input
+        backward = 2 if any(map(_learns, blocks[:index])) else 1
         costs.append((1.0 + backward) * _count(block, x) + h.numel())
         # a prediction to update with; to learn, another, and its gradient with respect to the weights
         labels = h.new_zeros(len(h), dtype=torch.int64) if classes else None
-        cut_costs.append(
-            0.0 if synthesizer is None else (1.0 + 2.0 / synthesizer_every) * _count(synthesizer, h, labels)
-        )
+        products = 1 + 2 / synthesizer_every
+        cut_costs.append(0.0 if synthesizer is None else products * _count(synthesizer, h, labels))
         x = h
     return costs, cut_costs
 

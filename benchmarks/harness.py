@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -165,6 +166,11 @@ def parse_arguments(
         options.rounds = 1 if options.quick else rounds
     if options.rounds < 1:
         parser.error(f"--rounds: got {options.rounds}; allowed: at least 1")
+    for name, path in (("--json", options.json), ("--plot", options.plot)):  # now, and not when all is measured
+        if path is not None and not path.absolute().parent.is_dir():
+            parser.error(f"{name}: got {path}; allowed: a file in a directory that exists")
+    if options.plot is not None and find_spec("matplotlib") is None:
+        parser.error("--plot: matplotlib is not installed; it comes with requirements-dev.txt")
     return options
 
 
@@ -172,8 +178,11 @@ def positive(kind: Callable[[str], T]) -> Callable[[str], T]:
     """A type for `add_argument`: a number above 0."""
 
     def number(text: str) -> T:
-        value = kind(text)
-        if not value > 0:  # type: ignore[operator]
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not value > 0:  # type: ignore[operator]
             raise argparse.ArgumentTypeError(f"got {text}; allowed: a number above 0")
         return value
 

@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ from typing import Any
 
 import rivals
 import torch
-from harness import Case, Contender, Measured, Metric, compare, fit, parse_arguments, report, run_ranks
+from harness import Case, Contender, Measured, Metric, compare, fit, parse_arguments, positive, report, run_ranks
 
 from async_dni import ImageDataset, Trainer, fcn, load_dataset
 from async_dni.config import MATMUL_PRECISIONS
@@ -115,7 +116,14 @@ class Bench:
             for m in self.workload.microbatches(least):
                 trains[f"{schedule}, {m} microbatches"] = self._pipeline(schedule, m)
         trains["DDP"] = self._data_parallel
-        chosen = [name for name in trains if only is None or any(name.startswith(start) for start in only)]
+        for start in only or ():
+            if not any(name.startswith(start) for name in trains):
+                print(
+                    f"throughput.py: --only: got {start}; allowed: the beginning of {', '.join(trains)}",
+                    file=sys.stderr,
+                )
+                sys.exit(2)
+        chosen = [name for name in trains if only is None or name.startswith(tuple(only))]
         return [self._contender(name, trains[name]) for name in chosen]
 
     def _contender(self, name: str, train: Callable[[int], Measured]) -> Contender:
@@ -265,7 +273,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of every contender's layers, as of torch.set_float32_matmul_precision; default: highest",
     )
     parser.add_argument(
-        "--seconds", type=float, default=8.0, help="of each measurement; default: 8; --quick takes 10 steps"
+        "--seconds", type=positive(float), default=8.0, help="of each measurement; default: 8; --quick takes 10 steps"
     )
 
 

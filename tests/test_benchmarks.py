@@ -192,3 +192,38 @@ def figure() -> dict[str, Any]:
 def short() -> dict[str, Any]:
     """A contender with one round only."""
     return {"unit": "samples/s", **harness.spread([3.0])}
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "told"),
+    [
+        (
+            "throughput.py",
+            ("--only", "nonsense"),
+            "--only: got nonsense; allowed: the beginning of cdni, cdni, float32",
+        ),
+        ("throughput.py", ("--seconds", "-3"), "argument --seconds: got -3; allowed: a number above 0"),
+        ("transport.py", ("--json", "/nowhere/x.json"), "--json: got /nowhere/x.json; allowed: a file in a directory"),
+        ("time_to_accuracy.py", ("--learning-rates", "abc"), "--learning-rates: got abc; allowed: a number above 0"),
+        ("time_to_accuracy.py", ("--contenders", "nonsense"), "--contenders: got nonsense; allowed: cdni (2 workers)"),
+    ],
+)
+def test_what_is_asked_wrongly_is_refused_before_anything_is_measured(
+    script: str, arguments: tuple[str, ...], told: str
+) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / script), "--quick", *arguments]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not ended.stdout
+
+
+def test_a_plot_without_matplotlib_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(harness, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as ended:
+        harness.parse_arguments("", ["--plot", str(tmp_path / "x.png")])
+    assert ended.value.code == 2
+    assert "matplotlib is not installed; it comes with requirements-dev.txt" in capsys.readouterr().err

@@ -54,7 +54,7 @@ def measure_costs(
             loading, batch = _fastest(load, leave_cache)
             whole, x = _fastest(_training(spec, 0, 1, blocks, batch))[0], batch.x
             for index, (block, synthesizer) in enumerate(zip(blocks, synthesizers, strict=True)):
-                place = 1 if any(map(_learns, blocks[:index])) else 0
+                place = int(_passes_gradients(blocks, index))
                 num_stages = place + 1 if index == len(blocks) - 1 else place + 2
                 train = _training(spec, place, num_stages, [block], Batch(0, x, batch.target))
                 seconds, x = _fastest(train)
@@ -67,8 +67,13 @@ def measure_costs(
 
 
 def _learns(block: nn.Module) -> bool:
-    """Whether a block has something to train: then what comes after it needs a gradient with respect to its input."""
+    """Whether a block has something to train."""
     return any(parameter.requires_grad for parameter in block.parameters())
+
+
+def _passes_gradients(blocks: Sequence[nn.Module], index: int) -> bool:
+    """Whether a block computes a gradient with respect to its input: something before it learns."""
+    return any(map(_learns, blocks[:index]))
 
 
 def _without_overhead(costs: Sequence[float], whole: float, learns: Sequence[bool]) -> list[float]:
@@ -98,8 +103,7 @@ def count_costs(
     """
     costs, cut_costs = [], []
     for index, (block, synthesizer, h) in enumerate(zip(blocks, synthesizers, outputs, strict=True)):
-        # the first that learns needs no gradient with respect to its input
-        backward = 2 if any(map(_learns, blocks[:index])) else 1
+        backward = 1 + _passes_gradients(blocks, index)
         costs.append((1.0 + backward) * _count(block, x) + h.numel())
         # a prediction to update with; to learn, another, and its gradient with respect to the weights
         labels = h.new_zeros(len(h), dtype=torch.int64) if classes else None

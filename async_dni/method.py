@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from .divergence import check_loss
 from .optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
-from .precision import matmul_precision, precision_by_size
+from .precision import matmul_precision, prediction_precision
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """`CrossEntropyLoss`'s signature: outputs `[batch, ...]`, targets `[batch, ...]` → a scalar, a mean over the batch."""
@@ -147,7 +147,7 @@ class SyntheticGradient:
         self.optimizer.step()
 
     def _multiplying(self, h: Tensor) -> AbstractContextManager[None]:
-        return matmul_precision(self.precision or precision_by_size(h), h.device)
+        return matmul_precision(prediction_precision(self.precision, h), h.device)
 
     def _predict(self, h: Tensor, target: Tensor) -> Tensor:
         return self.synthesizer(h, self._labels(target))

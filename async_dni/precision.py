@@ -24,9 +24,9 @@ PRECISIONS = {"highest": ("ieee", "ieee"), "high": ("tf32", "tf32"), "medium": (
 WORTH_ROUNDING = 2**15
 
 
-def precision_by_size(h: Tensor) -> str:
-    """The precision that suits a prediction of the size of h."""
-    return "medium" if h.numel() >= WORTH_ROUNDING else "highest"
+def prediction_precision(precision: str | None, h: Tensor) -> str:
+    """That of a prediction shaped like h: the one given, or, where it is None, what suits the size."""
+    return precision or ("medium" if h.numel() >= WORTH_ROUNDING else "highest")
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from .interruption import Interruption
 from .memory import check_fits
 from .method import Loss
 from .partition import balance, check_partition, check_shared, named_blocks, partition
-from .precision import matmul_precision, precision_by_size
+from .precision import matmul_precision, prediction_precision
 from .progress import Progress
 from .run import Run, TrainResult
 from .run_dir import RunDir
@@ -236,7 +236,7 @@ class Trainer:
         self, stream: BatchStream, trial: Trial, checkpoint: Checkpoint | None
     ) -> tuple[list[int], list[StageSpec], list[Tensor]]:
         """The cuts, the stages, and an example of each stage's output."""
-        config, first, outputs, classes = self.config, trial.first, trial.outputs, trial.classes
+        config, outputs, classes = self.config, trial.outputs, trial.classes
         model = copy.deepcopy(self.model).cpu()
         synthesizers = [self._make_synthesizer(i, h, trial) for i, h in enumerate(outputs[:-1])]
         spec = StageSpec(
@@ -262,12 +262,7 @@ class Trainer:
         elif checkpoint is not None and len(checkpoint.split) == config.workers - 1:
             split = checkpoint.split
         else:
-            blocks, at_cuts = list(model), [*synthesizers, None]
-            costs = count_costs(blocks, at_cuts, outputs, first.x, classes, config.synthesizer_every)
-            # with a lag, the result is to depend on the seed alone, so the cuts must not depend on time
-            if config.effective_lag is None:
-                with refused("train_set"), suppress(DivergenceError):  # a worker will tell where it diverged
-                    costs = measure_costs(spec, blocks, at_cuts, lambda: stream[0], threads_per_worker(config))
+            costs = self._costs(spec, list(model), [*synthesizers, None], stream, trial)
             split = balance(*costs, config.workers)
         check_shared(model, split)
         lasts = [*(cut - 1 for cut in split), len(model) - 1]  # each stage's last block
@@ -279,6 +274,21 @@ class Trainer:
             for k, module in enumerate(partition(model, split))
         ]
         return split, stages, [outputs[last] for last in lasts]
+
+    def _costs(
+        self,
+        spec: StageSpec,
+        blocks: list[nn.Module],
+        synthesizers: list[nn.Module | None],
+        stream: BatchStream,
+        trial: Trial,
+    ) -> tuple[list[float], list[float]]:
+        """Of blocks, and of a cut after each. With a lag, the result is to depend on the seed alone, so cuts not on time."""
+        if self.config.effective_lag is None:
+            with refused("train_set"), suppress(DivergenceError):  # a worker will tell where it diverged
+                return measure_costs(spec, blocks, synthesizers, lambda: stream[0], threads_per_worker(self.config))
+        every = self.config.synthesizer_every
+        return count_costs(blocks, synthesizers, trial.outputs, trial.first.x, trial.classes, every)
 
     def _make_synthesizer(self, block: int, h: Tensor, trial: Trial) -> nn.Module | None:
         """The synthesizer of a cut after a block; its weights depend on the seed and the block, not on other cuts."""
@@ -296,7 +306,7 @@ class Trainer:
         return synthesizer
 
     def _synthesizer_precision(self, h: Tensor) -> str:
-        return self.config.synthesizer_matmul_precision or precision_by_size(h)
+        return prediction_precision(self.config.synthesizer_matmul_precision, h)
 
     def _default_synthesizer(self, features: tuple[int, ...], classes: int) -> nn.Module:
         make = partial(make_synthesizer, features, self.config.hidden, classes)

@@ -8,7 +8,15 @@ import torch
 from torch import nn
 
 from async_dni import cost, fcn
-from async_dni.cost import LONG, ROUNDS, _without_overhead, count_costs, measure_costs
+from async_dni.cost import (
+    LONG,
+    ROUNDS,
+    _fastest,
+    _measure_synthesizer,
+    _without_overhead,
+    count_costs,
+    measure_costs,
+)
 from async_dni.data import Batch
 from async_dni.stage import StageSpec
 from async_dni.synthesizer import make_synthesizer
@@ -170,7 +178,23 @@ def test_the_fastest_round_counts(clock):
     assert costs == pytest.approx([0.02, 0.03])
 
 
-def test_every_block_and_every_synthesizer_has_a_cost():
+def test_a_synthesizer_is_measured_after_what_empties_the_cache_which_does_not_count(clock):
+    def run():
+        Clock.now += 0.01
+
+    def before():
+        Clock.now += 0.1
+        emptied.append(Clock.now)
+
+    emptied = []
+    assert _fastest(run, before)[0] == pytest.approx(0.01)
+    assert len(emptied) == ROUNDS
+    filled = []
+    _measure_synthesizer(spec(), Takes(7), torch.randn(ROWS, FEATURES), batch().target, lambda: filled.append(1))
+    assert len(filled) == 2  # a round of predicting and one of learning, as both take long
+
+
+def test_every_synthesizer_has_a_cost_and_blocks_have():
     costs, cut_costs = measure_costs(spec(classes=CLASSES), list(network()), synthesizers(), batch, 1)
     assert len(costs) == len(cut_costs) == 3
     assert sum(costs[1:]) > 0  # the first has loading

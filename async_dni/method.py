@@ -118,7 +118,8 @@ class SyntheticGradient:
 
     def now(self, h: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad(), self._multiplying(h):
-            return self._predict(h, target) / len(h)
+            prediction = self._predict(h, target)
+            return torch.div(prediction, len(h), out=self._room(prediction))
 
     def learn(self, h: Tensor, target: Tensor, grad_output: Tensor) -> None:
         """One step on the squared error, summed over features and averaged over the batch, of a fresh prediction.
@@ -135,7 +136,7 @@ class SyntheticGradient:
             with torch.set_grad_enabled(self._set_gradients is None):
                 prediction = self._predict(h, target)
             with torch.no_grad():
-                error = torch.sub(prediction, grad_output, alpha=rows)
+                error = torch.sub(prediction, grad_output, alpha=rows, out=self._room(prediction))
                 loss = torch.linalg.vector_norm(error).square_().div_(rows)
             check_loss(loss, "synthesizer's loss")
             self.loss = loss
@@ -145,6 +146,10 @@ class SyntheticGradient:
             else:
                 self._set_gradients(h, self._labels(target), error)
         self.optimizer.step()
+
+    def _room(self, prediction: Tensor) -> Tensor | None:
+        """Where what is made of a prediction goes: into it, unless autograd, or somebody else, may want it as it is."""
+        return None if self._set_gradients is None else prediction
 
     def _multiplying(self, h: Tensor) -> AbstractContextManager[None]:
         return matmul_precision(prediction_precision(self.precision, h), h.device)

@@ -5,7 +5,8 @@ A synthesizer is any `nn.Module` called as `synthesizer(h, labels)`: h `[batch, 
 each sample, the gradient of *that sample's* loss with respect to h. A batch-mean loss divides gradients by the batch
 size; predicting the undivided ones keeps the targets of one scale for every batch size.
 
-One that knows its own gradients may have `set_gradients(h, labels, grad_output)`, which is called in place of autograd.
+One that knows its own gradients may have `set_gradients(h, labels, grad_output)`, which is called in place of autograd;
+what it returns is then changed in place, so it must be a new tensor.
 
 The last layer starts at zero, so that the first synthetic gradients are zero and do no harm (section 4 of
 Jaderberg et al., *Decoupled Neural Interfaces using Synthetic Gradients*, arXiv 1608.05343).
@@ -40,7 +41,7 @@ class LinearSynthesizer(nn.Module):
         flat = h.flatten(1)
         if self.condition is None:
             return self.linear(flat).view_as(h)
-        return torch.addmm(self.condition(labels), flat, self.linear.weight.t()).view_as(h)
+        return self.condition(labels).addmm_(flat, self.linear.weight.t()).view_as(h)
 
     @torch.no_grad()
     def set_gradients(self, h: Tensor, labels: Tensor | None, grad_output: Tensor) -> None:

@@ -104,9 +104,10 @@ def optimizer_name(optimizer: OptimizerFactory) -> str:
 
 def check_synthesizer(synthesizer: nn.Module, block: str, h: Tensor, labels: Tensor | None) -> None:
     """Raise `ConfigError` unless a synthesizer predicts a gradient shaped like the output h of the block before it."""
+    copied = copy.deepcopy(synthesizer).eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            prediction = copy.deepcopy(synthesizer).eval()(h, labels)
+            prediction = copied(h, labels)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         took = f"it does not take the output of block {block!r}, {list(h.shape)} {h.dtype} ({reason})"
@@ -115,6 +116,12 @@ def check_synthesizer(synthesizer: nn.Module, block: str, h: Tensor, labels: Ten
         found = f"{list(prediction.shape)}" if isinstance(prediction, Tensor) else type(prediction).__name__
         allowed = f"it gives {found} after block {block!r}; allowed: {list(h.shape)}, as the block's output"
         raise ConfigError("synthesizer", type(synthesizer).__name__, allowed)
+    held = {tensor.untyped_storage().data_ptr() for tensor in (h, *copied.parameters(), *copied.buffers())}
+    if hasattr(synthesizer, "set_gradients") and prediction.untyped_storage().data_ptr() in held:
+        found = f"it gives the output of block {block!r} back, or its own weights"
+        raise ConfigError(
+            "synthesizer", type(synthesizer).__name__, f"{found}; allowed, with set_gradients: a new tensor"
+        )
 
 
 def check_last_batch(stream: BatchStream, modules: Sequence[nn.Module]) -> None:

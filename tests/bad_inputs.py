@@ -418,12 +418,23 @@ class Holds(nn.ReLU):
 class Scaled(nn.Module):
     """A synthesizer that gives back its input, or what is made of it."""
 
-    def __init__(self, make: Callable[[Tensor], Any]) -> None:
+    def __init__(self, make: Callable[[Tensor], Any] | None) -> None:
         super().__init__()
         self.scale, self.make = nn.Parameter(torch.zeros(1)), make
 
     def forward(self, h: Tensor, labels: Tensor | None) -> Any:
+        assert self.make is not None
         return self.make(h * self.scale)
+
+
+class GivesBack(Scaled):
+    """One that sets its own gradients, and gives back its input, or its weights."""
+
+    def forward(self, h: Tensor, labels: Tensor | None) -> Any:
+        return self.make(h) if self.make is not None else self.scale.expand_as(h)
+
+    def set_gradients(self, h: Tensor, labels: Tensor | None, grad_output: Tensor) -> None:
+        self.scale.grad = torch.zeros(1)
 
 
 def network(*blocks: nn.Module) -> nn.Sequential:
@@ -603,6 +614,16 @@ REST = [
         "a synthesizer that raises",
         "synthesizer: got Linear; it does not take the output of block '0', [10, 6]",
         synthesizer=lambda features, classes: nn.Linear(6, 6),
+    ),
+    a_setting(
+        "a synthesizer that gives back its input",
+        "synthesizer: got GivesBack; it gives the output of block '0' back, or its own weights; allowed, with set_gradients: a",
+        synthesizer=lambda features, classes: GivesBack(lambda h: h.view(-1, 6)),
+    ),
+    a_setting(
+        "a synthesizer that gives its weights",
+        "synthesizer: got GivesBack; it gives the output of block '0' back, or its own weights; allowed, with set_gradients: a",
+        synthesizer=lambda features, classes: GivesBack(None),
     ),
     a_setting("a number for a device", "device_map: got 0; allowed: auto, cpu, cuda", device_map=0),
     a_setting("a number for a path", "run_dir: got 5; allowed: a path", run_dir=5),

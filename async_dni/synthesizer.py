@@ -41,7 +41,7 @@ class LinearSynthesizer(nn.Module):
         flat = h.flatten(1)
         if self.condition is None:
             return self.linear(flat).view_as(h)
-        return self.condition(labels).addmm_(flat, self.linear.weight.t()).view_as(h)
+        return torch.addmm(self.condition(labels), flat, self.linear.weight.t()).view_as(h)
 
     @torch.no_grad()
     def set_gradients(self, h: Tensor, labels: Tensor | None, grad_output: Tensor) -> None:

@@ -104,8 +104,8 @@ def optimizer_name(optimizer: OptimizerFactory) -> str:
 
 def check_synthesizer(synthesizer: nn.Module, block: str, h: Tensor, labels: Tensor | None) -> None:
     """Raise `ConfigError` unless a synthesizer predicts a gradient shaped like the output h of the block before it."""
-    copied = copy.deepcopy(synthesizer).eval()
     try:
+        copied = copy.deepcopy(synthesizer).eval()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             prediction = copied(h, labels)
     except Exception as error:

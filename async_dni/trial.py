@@ -117,7 +117,7 @@ def check_synthesizer(synthesizer: nn.Module, block: str, h: Tensor, labels: Ten
         allowed = f"it gives {found} after block {block!r}; allowed: {list(h.shape)}, as the block's output"
         raise ConfigError("synthesizer", type(synthesizer).__name__, allowed)
     held = {tensor.untyped_storage().data_ptr() for tensor in (h, *copied.parameters(), *copied.buffers())}
-    if hasattr(synthesizer, "set_gradients") and prediction.untyped_storage().data_ptr() in held:
+    if getattr(copied, "set_gradients", None) is not None and prediction.untyped_storage().data_ptr() in held:
         found = f"it gives the output of block {block!r} back, or its own weights"
         raise ConfigError(
             "synthesizer", type(synthesizer).__name__, f"{found}; allowed, with set_gradients: a new tensor"

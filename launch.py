@@ -42,8 +42,11 @@ def run(arguments: Sequence[str] | None) -> int:
         WorkerError,
         load_dataset,
     )
-    from async_dni.cli import make_model, make_optimizer, make_parser, parse, print_summary, refuse
-    from async_dni.progress import LiveProgress, PlainProgress, Progress
+    from async_dni.cli import make_model, make_optimizer, make_parser, parse, refuse
+    from async_dni.live import LiveProgress
+    from async_dni.plain import PlainProgress
+    from async_dni.progress import Progress
+    from async_dni.summary import print_summary
 
     parser = make_parser("launch.py", TrainerConfig, ExperimentConfig)
     console = Console()

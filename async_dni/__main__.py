@@ -10,10 +10,11 @@ from pathlib import Path
 from rich.console import Console
 
 from .checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint
-from .cli import Parser, cut, one_line, print_summary
+from .cli import Parser, cut, one_line
 from .config import ConfigError
 from .output import lasting_output
 from .run_dir import RunDir
+from .summary import print_summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

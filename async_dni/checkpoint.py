@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from .atomic_file import write_atomically
+from .blocks import named_blocks
 from .config import ConfigError
-from .partition import named_blocks
 
 FORMAT, VERSION = "async_dni checkpoint", 1
 _NAME = re.compile(r"step-(\d+)\.pt")

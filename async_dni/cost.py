@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
-from .data import Batch
+from .batch import Batch
 from .method import SyntheticGradient
 from .stage import StageSpec
 

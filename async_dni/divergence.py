@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .partition import named_blocks
+from .blocks import named_blocks
 
 REMEDY = "see --on-divergence, --clip-grad-norm and the learning rate"
 

@@ -10,6 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from .blocks import named_blocks
 from .config import ConfigError
 
 
@@ -73,11 +74,6 @@ def balance(costs: Sequence[float], cut_costs: Sequence[float], num_stages: int)
         return min(options)
 
     return list(best(0, num_stages)[1])
-
-
-def named_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Every block with its name; one that stands in two places (`named_children` leaves it out) has two names."""
-    return [(name, block) for name, block in model._modules.items() if block is not None]
 
 
 def block_outputs(model: nn.Sequential, x: Tensor) -> list[Tensor]:

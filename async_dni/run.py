@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from .checkpoint import Checkpoint, save_checkpoint
-from .data import BatchStream
 from .evaluate import Evaluation, error_percent, evaluate
 from .method import Loss
 from .problems import Problems
 from .progress import Progress
 from .run_dir import RunDir, write_json
+from .stream import BatchStream
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .data import Batch, BatchStream
+from .batch import Batch
 from .divergence import REMEDY, DivergenceError
 from .stage import Stage
+from .stream import BatchStream
 from .telemetry import Telemetry
 
 

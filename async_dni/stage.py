@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import Adam, AdamW, Optimizer
 
-from .data import Batch
+from .batch import Batch
+from .blocks import named_blocks
 from .divergence import DivergenceError, check_grad_input, check_gradients, check_output, check_weights
 from .method import Loss, LossGradient, Method, SyntheticGradient, TrueGradient
 from .optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
-from .partition import named_blocks
 from .precision import matmul_precision
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]

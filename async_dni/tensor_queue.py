@@ -1,4 +1,4 @@
-"""Bounded queues of tensors in shared memory, one producer and one consumer each, and the doorbells they ring.
+"""Bounded queues of tensors in shared memory, one producer and one consumer each.
 
 A queue is a ring of `capacity` slots, allocated once, before any worker starts; of two, where the capacity is one, so
 that the slot that is being filled is never that of the last message. Message number n lives in slot n mod slots. Two
@@ -23,61 +23,20 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
-import select
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import reduction
 from multiprocessing.context import BaseContext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .doorbell import Doorbell
+
 _LINE = 64  # bytes: a cache line, and the alignment of tensors
 _WRITTEN, _RELEASED = 0, _LINE // 8  # positions of the counters, in words of 8 bytes, each in a cache line of its own
 _RING = 2 * _LINE  # where the slots begin
-
-
-class Doorbell:
-    """What a worker sleeps on: any process that holds it can ring it, and a ring is never lost.
-
-    A pipe whose ends never block. Rings that come while nobody waits are kept, so `wait` after them returns at once.
-    """
-
-    def __init__(self) -> None:
-        self._open(*os.pipe())
-
-    def _open(self, read_end: int, write_end: int) -> None:
-        self._read_end, self._write_end = read_end, write_end
-        for end in (read_end, write_end):
-            os.set_blocking(end, False)
-        self._poll = select.poll()
-        self._poll.register(read_end, select.POLLIN)
-
-    def ring(self) -> None:
-        """Wake whoever waits, now or at its next `wait`."""
-        try:
-            os.write(self._write_end, b"\0")
-        except BlockingIOError:
-            pass  # the pipe is full of rings
-
-    def wait(self, timeout: float) -> None:
-        """Sleep until rung, or `timeout` seconds."""
-        if self._poll.poll(timeout * 1000):
-            os.read(self._read_end, 65536)
-
-    def close(self) -> None:
-        """Close both ends in this process."""
-        for end in (self._read_end, self._write_end):
-            os.close(end)
-
-    def __getstate__(self) -> Any:
-        return reduction.DupFd(self._read_end), reduction.DupFd(self._write_end)
-
-    def __setstate__(self, ends: Any) -> None:
-        self._open(*(end.detach() for end in ends))
 
 
 @dataclass(frozen=True)

@@ -17,27 +17,30 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from .batch import Batch
+from .blocks import named_blocks
 from .checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from .config import ConfigError, TrainerConfig
 from .cost import count_costs, measure_costs
-from .data import Batch, BatchStream
 from .device import assign_devices
 from .divergence import DivergenceError
 from .interruption import Interruption
 from .memory import check_fits
 from .method import Loss
-from .partition import balance, check_partition, check_shared, named_blocks, partition
+from .partition import balance, check_partition, check_shared, partition
 from .precision import matmul_precision, prediction_precision
 from .progress import Progress
+from .queue_memory import check_queues
 from .run import Run, TrainResult
 from .run_dir import RunDir
 from .samples import as_dataset, check_picklable, refused
 from .serial import Serial
 from .stage import OptimizerFactory, StageSpec
+from .stream import BatchStream
 from .supervisor import Listener, Patience, Supervisor
 from .synthesizer import make_synthesizer
 from .telemetry import record_all
-from .trial import Trial, check_last_batch, check_queues, check_synthesizer, optimizer_name, try_out
+from .trial import Trial, check_last_batch, check_synthesizer, optimizer_name, try_out
 from .wiring import Wiring, pickle_stage, threads_per_worker, worker_context
 
 SynthesizerFactory = Callable[[Sequence[int], int], nn.Module]

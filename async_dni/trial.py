@@ -6,19 +6,18 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
+from .batch import Batch
 from .config import ConfigError
-from .data import Batch, BatchStream, check_in_memory
 from .method import Loss
 from .partition import block_outputs, copied
 from .samples import Labels, get_batch, refused
 from .stage import OptimizerFactory
-from .tensor_queue import TensorSpec
+from .stream import BatchStream, check_in_memory
 
 
 @dataclass(frozen=True)
@@ -133,13 +132,3 @@ def check_last_batch(stream: BatchStream, modules: Sequence[nn.Module]) -> None:
         size = stream.batch_size
         allowed = f"batch norm needs two samples, and the last of {stream.samples} would be a batch of its own"
         raise ConfigError("batch_size", size, f"{allowed}; allowed: a size that leaves none or more than one")
-
-
-def check_queues(capacity: int, rows: int, activations: Sequence[Tensor], target: Tensor) -> None:
-    """Raise `ConfigError` where queues between stages with these outputs `[batch, ...]` would take more memory than is free."""
-    sizes = [2 * TensorSpec.like(h, rows).nbytes + TensorSpec.like(target, rows).nbytes for h in activations[:-1]]
-    needed, free = capacity * sum(sizes), psutil.virtual_memory().available
-    if needed > free:
-        most = free // sum(sizes)
-        found = f"the queues would take {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free"
-        raise ConfigError("queue_capacity", capacity, f"{found}; allowed: at most {most}")

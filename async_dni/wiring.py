@@ -17,17 +17,18 @@ from typing import Any
 from torch import Tensor
 
 from . import parent_death
+from .blocks import named_blocks
 from .config import ConfigError, TrainerConfig
-from .data import BatchStream
 from .device import assign_cores, available_cores
+from .doorbell import Doorbell
 from .environment import environment
 from .heartbeat import Heartbeat
 from .memory_file import MemoryFile
-from .partition import named_blocks
 from .run_dir import RunDir
 from .snapshots import Snapshots
 from .stage import StageSpec
-from .tensor_queue import Doorbell, TensorQueue, TensorSpec
+from .stream import BatchStream
+from .tensor_queue import TensorQueue, TensorSpec
 from .worker import WorkerSpec, is_multiple
 
 _starting = threading.Lock()  # the environment is every thread's

@@ -29,18 +29,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .data import Batch, BatchStream
+from .batch import Batch
+from .blocks import named_blocks
 from .divergence import DivergenceError
+from .doorbell import Doorbell
 from .events import Cut, to_bytes
 from .heartbeat import Heartbeat
 from .memory_file import MemoryFile
 from .open_cut import OpenCut
-from .partition import named_blocks
 from .run_dir import RunDir
 from .snapshots import Snapshots
 from .stage import Stage, to_device
+from .stream import BatchStream
 from .telemetry import INTERVAL, Telemetry
-from .tensor_queue import Doorbell, TensorQueue
+from .tensor_queue import TensorQueue
 
 log = logging.getLogger(__name__)
 

@@ -34,9 +34,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from async_dni import ImageDataset, Trainer, fcn, load_dataset
 from async_dni.checkpoint import load_checkpoint, newest_checkpoint
-from async_dni.data import BatchStream
 from async_dni.run_dir import environment, write_json
 from async_dni.stage import OptimizerFactory
+from async_dni.stream import BatchStream
 
 OPTIMIZERS: dict[str, OptimizerFactory] = {
     "sgd": partial(torch.optim.SGD, lr=0.05, momentum=0.9),

@@ -26,11 +26,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from async_dni.data import BatchStream
 from async_dni.heartbeat import Heartbeat
 from async_dni.interruption import Interruption
 from async_dni.snapshots import Snapshots
 from async_dni.stage import StageSpec
+from async_dni.stream import BatchStream
 from async_dni.supervisor import Listener, Patience, Supervisor, _State
 from async_dni.synthesizer import make_synthesizer
 from async_dni.telemetry import Telemetry

@@ -8,16 +8,8 @@ import torch
 from torch import nn
 
 from async_dni import cost, fcn
-from async_dni.cost import (
-    LONG,
-    ROUNDS,
-    _fastest,
-    _measure_synthesizer,
-    _without_overhead,
-    count_costs,
-    measure_costs,
-)
-from async_dni.data import Batch
+from async_dni.batch import Batch
+from async_dni.cost import LONG, ROUNDS, _fastest, _measure_synthesizer, _without_overhead, count_costs, measure_costs
 from async_dni.stage import StageSpec
 from async_dni.synthesizer import make_synthesizer
 

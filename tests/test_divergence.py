@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from async_dni import ConfigError, TrainerConfig, WorkerError
-from async_dni.data import Batch, BatchStream
+from async_dni.batch import Batch
 from async_dni.divergence import (
     DivergenceError,
     check_grad_input,
@@ -31,6 +31,7 @@ from async_dni.divergence import (
 )
 from async_dni.method import LossGradient, SyntheticGradient, TrueGradient
 from async_dni.stage import Stage
+from async_dni.stream import BatchStream
 from async_dni.synthesizer import make_synthesizer
 from async_dni.worker import Worker
 from async_dni.worker_process import _failure

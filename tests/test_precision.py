@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from async_dni import ConfigError, Trainer
-from async_dni.data import Batch
+from async_dni.batch import Batch
 from async_dni.method import SyntheticGradient, TrueGradient
 from async_dni.precision import PRECISIONS, WORTH_ROUNDING, matmul_precision
 from async_dni.run_dir import environment

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from async_dni.progress import COLUMNS, LEFT_OUT, LiveProgress
+from async_dni.cells import COLUMNS, LEFT_OUT
+from async_dni.live import LiveProgress
 from async_dni.telemetry import Telemetry
 
 

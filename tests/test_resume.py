@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from async_dni import ConfigError, Trainer, TrainResult
 from async_dni.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
-from async_dni.progress import PlainProgress, Progress
+from async_dni.plain import PlainProgress
+from async_dni.progress import Progress
 from async_dni.run_dir import read_json_lines
 from async_dni.wiring import worker_context
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from async_dni import fcn
-from async_dni.data import Batch
+from async_dni.batch import Batch
 from async_dni.method import LossGradient, SyntheticGradient, TrueGradient
 from async_dni.partition import partition
 from async_dni.stage import Stage, StageSpec

@@ -14,7 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from async_dni.tensor_queue import Doorbell, TensorQueue, TensorSpec
+from async_dni.doorbell import Doorbell
+from async_dni.tensor_queue import TensorQueue, TensorSpec
 from async_dni.wiring import worker_context
 
 ROWS = 5

@@ -1,4 +1,4 @@
-"""Data sets (torchvision's) and the seeded stream of batches that stage 0 trains on."""
+"""Data sets by name, read by torchvision."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import gzip
 import hashlib
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.utils.data import Dataset
 
 from .atomic_file import write_atomically
 from .config import DATASETS, ConfigError
-from .samples import BatchCheck, DataError, Labels, check_finite, get_batch, is_tensors
+from .image_dataset import ImageDataset
+from .samples import DataError, Labels
 
 # The repository's own data directory; an installed package has none, and looks below the working directory.
 _REPOSITORY_DATA = Path(__file__).resolve().parents[1] / "data"
@@ -33,35 +30,6 @@ MNIST_MD5 = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
-
-
-class ImageDataset(Dataset):
-    """Images kept as bytes and normalized when a batch is taken.
-
-    `images`: `[samples, channels, height, width]` uint8; `labels`: `[samples]` int64; `mean`, `std`: one number a
-    channel, of pixels in [0, 1]. `pad` puts that many zero pixels on each side.
-    """
-
-    def __init__(
-        self, images: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float], pad: int = 0
-    ) -> None:
-        self.images = F.pad(images, [pad] * 4) if pad else images
-        self.labels = labels
-        self.scale = (1 / (255 * torch.tensor(std))).view(-1, 1, 1)
-        self.shift = -(torch.tensor(mean) / torch.tensor(std)).view(-1, 1, 1)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        images, labels = self.get_batch(torch.tensor([index]))
-        return images[0], labels[0]
-
-    def get_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images `[batch, channels, height, width]` float32 and labels `[batch]` int64 of these samples."""
-        # converted first, by itself: an operation on numbers of two types takes longer than three passes over one
-        images = self.images.index_select(0, indices).to(torch.float32)
-        return images.mul_(self.scale).add_(self.shift), self.labels.index_select(0, indices)
 
 
 def load_dataset(
@@ -181,76 +149,3 @@ def _channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
         mean.append(float((share * levels).sum()))
         std.append(float((share * (levels - mean[-1]) ** 2).sum().sqrt()))
     return mean, std
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a stage takes: the activation of the stage before (stage 0: the samples) and the targets."""
-
-    index: int
-    x: Tensor  # [batch, *features]
-    target: Tensor  # [batch, ...]
-
-
-class BatchStream:
-    """Batches of a data set in a seeded order, anew in each epoch: a function of (seed, batch index) alone.
-
-    Any batch can be asked for, so a stream is resumed by its index. An epoch's last batch may be smaller.
-    Raises `DataError`, naming the sample, where one can't be loaded or is not what it should be.
-    """
-
-    def __init__(self, dataset: Dataset, batch_size: int, steps: int, seed: int) -> None:
-        self.dataset, self.batch_size, self.steps, self.seed = dataset, batch_size, steps, seed
-        self.samples = len(dataset)  # type: ignore[arg-type]
-        self.steps_per_epoch = -(-self.samples // batch_size)
-        self._check = None if in_memory(dataset) else BatchCheck(dataset)  # what is in memory is checked by `allow`
-        self._epoch = -1
-        self._order = torch.empty(0, dtype=torch.int64)
-
-    def __getitem__(self, index: int) -> Batch:
-        indices = self.indices(index)
-        try:
-            x, target = get_batch(self.dataset, indices)
-            if self._check is not None:
-                self._check(x, target, indices)
-        except DataError as error:
-            error.batch = index
-            raise
-        return Batch(index, x, target)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self[index] for index in range(self.steps))
-
-    def indices(self, index: int) -> Tensor:
-        """Indices of a batch's samples in the data set."""
-        if not 0 <= index < self.steps:
-            raise IndexError(f"batch {index} of a stream of {self.steps}")
-        epoch, position = divmod(index, self.steps_per_epoch)
-        if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            self._epoch, self._order = epoch, torch.randperm(self.samples, generator=generator)
-        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
-
-    def allow(self, labels: Labels | None, batch: Batch) -> None:
-        """The loss takes these labels: checked here for what is in memory and for `batch`, else as batches come."""
-        if self._check is None:
-            check_in_memory(self.dataset, labels)
-            return
-        self._check.labels = labels
-        if labels is not None:
-            labels.check(batch.target, self.indices(batch.index))
-
-
-def in_memory(dataset: Dataset) -> tuple[Tensor, ...] | None:
-    """The tensors that hold all samples and targets of a data set; None of one that loads or makes them."""
-    if isinstance(dataset, ImageDataset):
-        return dataset.images, dataset.labels
-    return dataset.tensors if is_tensors(dataset) else None
-
-
-def check_in_memory(dataset: Dataset, labels: Labels | None) -> None:
-    """Raise `DataError` where a data set that is in memory holds a number that is not finite, or another label."""
-    for tensor in (tensors := in_memory(dataset) or ()):
-        check_finite(tensor, torch.arange(len(tensor)))
-    if tensors and labels is not None:
-        labels.check(tensors[1], torch.arange(len(tensors[1])))

@@ -1,0 +1,49 @@
+"""Records and evaluations in a person's words: the cells of a table, a line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .evaluate import Evaluation
+from .telemetry import WAITS
+
+COLUMNS = ("stage", "blocks", "pid", "step", "samples/s", "waiting", "queued", "lag", "loss", "synth. loss", "dropped")
+# one after the other, on a terminal that is too narrow
+LEFT_OUT = ("pid", "dropped", "blocks", "synth. loss", "queued", "waiting")
+
+
+def row(worker: int, layers: Sequence[str], record: dict[str, Any]) -> list[str]:
+    """A worker's record as the cells of `COLUMNS`."""
+    spent = sum(record["seconds"].values()) or 1.0
+    waiting = sum(record["seconds"][phase] for phase in WAITS) / spent
+    lag = record["lag"]
+    return [
+        str(worker),
+        blocks(layers),
+        str(record["pid"]),
+        str(record["step"]),
+        f"{record['samples_per_second']:,.0f}",
+        f"{waiting:.0%}",
+        " ".join(f"{name[0]}{depth}" for name, depth in record["queues"].items()),
+        f"{lag['min']}/{lag['mean']:.1f}/{lag['max']}" if lag else "",
+        _number(record["loss"]),
+        _number(record["synthesizer_loss"]),
+        str(record["dropped"]),
+    ]
+
+
+def blocks(layers: Sequence[str]) -> str:
+    """The names of a stage's blocks, shortened to the first and the last."""
+    return layers[0] if len(layers) == 1 else f"{layers[0]}…{layers[-1]}"
+
+
+def describe_evaluation(evaluation: Evaluation, steps: int) -> str:
+    """An evaluation as a line for a person."""
+    error = "" if evaluation.test_error is None else f"test error {evaluation.test_error:.2f} %  "
+    where = f"epoch {evaluation.epoch:5.1f}  step {evaluation.step:>{len(str(steps))}}/{steps}"
+    return f"{where}  {error}test loss {evaluation.test_loss:.4f}  after {evaluation.wall_seconds:.1f} s"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

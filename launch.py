@@ -14,7 +14,7 @@ from pathlib import Path
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, print; returns the exit status, which is 1 also where something could not be written or printed."""
     # Imported here, and below, so that workers, which import this file again, don't load what only the parent needs.
-    from async_dni.output import lasting_output
+    from async_dni.view.output import lasting_output
 
     with lasting_output("launch.py") as output:
         try:
@@ -43,10 +43,10 @@ def run(arguments: Sequence[str] | None) -> int:
         load_dataset,
     )
     from async_dni.cli import make_model, make_optimizer, make_parser, parse, refuse
-    from async_dni.live import LiveProgress
-    from async_dni.plain import PlainProgress
-    from async_dni.progress import Progress
-    from async_dni.summary import print_summary
+    from async_dni.record.progress import Progress
+    from async_dni.view.live import LiveProgress
+    from async_dni.view.plain import PlainProgress
+    from async_dni.view.summary import print_summary
 
     parser = make_parser("launch.py", TrainerConfig, ExperimentConfig)
     console = Console()

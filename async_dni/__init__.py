@@ -1,16 +1,19 @@
 """Asynchronous, multi-process training with Decoupled Neural Interfaces (synthetic gradients) on PyTorch."""
 
-from . import parent_death  # noqa: F401  (before torch is loaded: see there)
+from .runtime.machine import parent_death  # noqa: F401  (before torch is loaded: see there)
+
+# isort: split
+
 from .config import ConfigError, ExperimentConfig, TrainerConfig
-from .divergence import DivergenceError
-from .evaluate import Evaluation, evaluate
-from .image_dataset import ImageDataset
-from .models import fcn, tanh
-from .run import TrainResult
-from .samples import DataError
-from .supervisor import WorkerError
-from .synthesizer import ConvSynthesizer, LinearSynthesizer, MLPSynthesizer
-from .torchvision_sets import load_dataset
+from .data.image_dataset import ImageDataset
+from .data.samples import DataError
+from .data.torchvision_sets import load_dataset
+from .learning.divergence import DivergenceError
+from .learning.synthesizer import ConvSynthesizer, LinearSynthesizer, MLPSynthesizer
+from .network.models import fcn, tanh
+from .record.evaluate import Evaluation, evaluate
+from .record.run import TrainResult
+from .runtime.supervisor import WorkerError
 from .trainer import Trainer
 
 __version__ = "0.1.0"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from .checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint
 from .cli import Parser, cut, one_line
 from .config import ConfigError
-from .output import lasting_output
-from .run_dir import RunDir
-from .summary import print_summary
+from .record.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint
+from .record.run_dir import RunDir
+from .view.output import lasting_output
+from .view.summary import print_summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from .config import ConfigError, ExperimentConfig
-from .memory import check_fits
-from .models import fcn, tanh
-from .run_dir import RunDir
-from .stage import OptimizerFactory
+from .learning.stage import OptimizerFactory
+from .network.memory import check_fits
+from .network.models import fcn, tanh
+from .record.run_dir import RunDir
 
 DESCRIPTION = "Train a network in stages, one process each, with synthetic gradients."
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .precision import PRECISIONS
+from .learning.precision import PRECISIONS
 
 METHODS = ("cdni", "dni", "delayed", "backprop")
 TRUE_GRADIENT_METHODS = ("delayed", "backprop")  # each update waits for the gradient that comes back from the loss

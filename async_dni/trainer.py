@@ -17,31 +17,31 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .batch import Batch
-from .blocks import named_blocks
-from .checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from .config import ConfigError, TrainerConfig
-from .cost import count_costs, measure_costs
-from .device import assign_devices
-from .divergence import DivergenceError
-from .interruption import Interruption
-from .memory import check_fits
-from .method import Loss
-from .partition import balance, check_partition, check_shared, partition
-from .precision import matmul_precision, prediction_precision
-from .progress import Progress
-from .queue_memory import check_queues
-from .run import Run, TrainResult
-from .run_dir import RunDir
-from .samples import as_dataset, check_picklable, refused
-from .serial import Serial
-from .stage import OptimizerFactory, StageSpec
-from .stream import BatchStream
-from .supervisor import Listener, Patience, Supervisor
-from .synthesizer import make_synthesizer
-from .telemetry import record_all
-from .trial import Trial, check_last_batch, check_synthesizer, optimizer_name, try_out
-from .wiring import Wiring, pickle_stage, threads_per_worker, worker_context
+from .data.samples import as_dataset, check_picklable, refused
+from .data.stream import BatchStream
+from .learning.batch import Batch
+from .learning.blocks import named_blocks
+from .learning.divergence import DivergenceError
+from .learning.method import Loss
+from .learning.precision import matmul_precision, prediction_precision
+from .learning.stage import OptimizerFactory, StageSpec
+from .learning.synthesizer import make_synthesizer
+from .network.cost import count_costs, measure_costs
+from .network.memory import check_fits
+from .network.partition import balance, check_partition, check_shared, partition
+from .network.trial import Trial, check_last_batch, check_synthesizer, optimizer_name, try_out
+from .record.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
+from .record.progress import Progress
+from .record.run import Run, TrainResult
+from .record.run_dir import RunDir
+from .record.telemetry import record_all
+from .runtime.machine.device import assign_devices
+from .runtime.machine.interruption import Interruption
+from .runtime.serial import Serial
+from .runtime.supervisor import Listener, Patience, Supervisor
+from .runtime.transport.queue_memory import check_queues
+from .runtime.wiring import Wiring, pickle_stage, threads_per_worker, worker_context
 
 SynthesizerFactory = Callable[[Sequence[int], int], nn.Module]
 
@@ -53,7 +53,7 @@ class Trainer:
     `config` and `settings`: a `TrainerConfig` and fields to change in it (`workers=3, method="cdni", …`).
     `optimizer`: called with a stage's parameters. `loss_fn(output, target)`: a mean over the batch.
     `synthesizer`: called as `synthesizer(features, classes)` with the shape of one sample of a stage's output and the
-    number of classes it sees (0: none); returns a module called as `module(h, labels)` (`async_dni.synthesizer`).
+    number of classes it sees (0: none); returns a module called as `module(h, labels)` (`async_dni.learning.synthesizer`).
     Model, optimizer, loss and synthesizers are sent to other processes, so they must be picklable.
 
     Raises `ConfigError` for settings that can't be used.

@@ -41,8 +41,8 @@ from rich.table import Table
 from torch import nn
 
 from async_dni import ImageDataset, Trainer, fcn, load_dataset, tanh
-from async_dni.evaluate import error_percent, evaluate
-from async_dni.stage import OptimizerFactory
+from async_dni.learning.stage import OptimizerFactory
+from async_dni.record.evaluate import error_percent, evaluate
 
 ERROR, TRAINING_ERROR, SECONDS = Metric("test error", "%"), Metric("training error", "%"), Metric("training", "s")
 LUA = "README of kbullaughey/dni-synthetic-gradients"

@@ -21,10 +21,11 @@ from harness import Measured, Metric, fit
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from async_dni import Trainer, TrainResult, wiring
-from async_dni.doorbell import Doorbell
-from async_dni.progress import Progress
-from async_dni.tensor_queue import Message, TensorQueue
+from async_dni import Trainer, TrainResult
+from async_dni.record.progress import Progress
+from async_dni.runtime import wiring
+from async_dni.runtime.transport.doorbell import Doorbell
+from async_dni.runtime.transport.tensor_queue import Message, TensorQueue
 
 FEATURES = 10  # of everything that an emulated network passes on: real compute is negligible
 BATCH_SIZE = 8

@@ -22,8 +22,8 @@ from unittest.mock import patch
 import harness  # noqa: F401  (it finds the package)
 import psutil
 
-from async_dni.supervisor import Supervisor
-from async_dni.worker import START
+from async_dni.runtime.supervisor import Supervisor
+from async_dni.runtime.worker import START
 
 HELPERS = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")  # they live as long as their process
 

@@ -42,9 +42,9 @@ from fault_injection import Leftovers, Watched, meanwhile, unreleased, watched
 from harness import Case, Metric, chosen_from, parse_arguments, positive, report
 
 from async_dni import Trainer, TrainResult, fcn, load_dataset
-from async_dni.checkpoint import load_checkpoint, newest_checkpoint
 from async_dni.config import ConfigError
-from async_dni.progress import Progress
+from async_dni.record.checkpoint import load_checkpoint, newest_checkpoint
+from async_dni.record.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKERS = 3

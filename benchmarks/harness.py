@@ -48,9 +48,9 @@ from torch.multiprocessing.spawn import start_processes
 from torch.utils.data import Dataset
 
 from async_dni import Trainer, TrainResult
-from async_dni.run_dir import environment, write_json
-from async_dni.wiring import worker_context
-from async_dni.worker_process import die_with_trainer
+from async_dni.record.run_dir import environment, write_json
+from async_dni.runtime.wiring import worker_context
+from async_dni.runtime.worker_process import die_with_trainer
 
 WIDTH = 140  # of what is printed into a file
 GRACE = 2.0  # seconds that a process has to end after SIGTERM, before SIGKILL

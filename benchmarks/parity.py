@@ -33,10 +33,10 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from async_dni import ImageDataset, Trainer, fcn, load_dataset
-from async_dni.checkpoint import load_checkpoint, newest_checkpoint
-from async_dni.run_dir import environment, write_json
-from async_dni.stage import OptimizerFactory
-from async_dni.stream import BatchStream
+from async_dni.data.stream import BatchStream
+from async_dni.learning.stage import OptimizerFactory
+from async_dni.record.checkpoint import load_checkpoint, newest_checkpoint
+from async_dni.record.run_dir import environment, write_json
 
 OPTIMIZERS: dict[str, OptimizerFactory] = {
     "sgd": partial(torch.optim.SGD, lr=0.05, momentum=0.9),

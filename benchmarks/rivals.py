@@ -18,11 +18,11 @@ from harness import process_group
 from torch import Tensor, distributed, nn
 from torch.utils.data import TensorDataset
 
-from async_dni.batch import Batch
-from async_dni.image_dataset import ImageDataset
-from async_dni.partition import partition
-from async_dni.stage import StageSpec
-from async_dni.stream import BatchStream
+from async_dni.data.image_dataset import ImageDataset
+from async_dni.data.stream import BatchStream
+from async_dni.learning.batch import Batch
+from async_dni.learning.stage import StageSpec
+from async_dni.network.partition import partition
 
 KEPT: list[nn.Module] = []  # not freed before the process ends
 WARM_UP = 5  # steps before the clock starts: optimizers allocate their state, pipelines infer their shapes

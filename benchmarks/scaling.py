@@ -27,8 +27,8 @@ from emulated import BATCH_SIZE, train_emulated, update_rates
 from harness import Case, Contender, Measured, Metric, compare, fit, parse_arguments, report
 
 from async_dni import Trainer, fcn, load_dataset
-from async_dni.device import available_cores
-from async_dni.progress import Progress
+from async_dni.record.progress import Progress
+from async_dni.runtime.machine.device import available_cores
 
 THROUGHPUT, MEMORY = Metric("throughput", "samples/s"), Metric("largest worker", "MB rss")
 LOCKED, ALONE = "backprop", "one stage alone"

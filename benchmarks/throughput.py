@@ -42,9 +42,9 @@ from harness import Case, Contender, Measured, Metric, compare, fit, parse_argum
 
 from async_dni import ImageDataset, Trainer, fcn, load_dataset
 from async_dni.config import MATMUL_PRECISIONS
-from async_dni.device import available_cores
-from async_dni.stage import StageSpec
-from async_dni.stream import BatchStream
+from async_dni.data.stream import BatchStream
+from async_dni.learning.stage import StageSpec
+from async_dni.runtime.machine.device import available_cores
 
 THROUGHPUT = Metric("throughput", "samples/s")
 COMPUTING = "computing"  # of a stage, in milliseconds a batch

@@ -39,9 +39,9 @@ from torch import nn
 from weight_history import keeping, replay
 
 from async_dni import ImageDataset, Trainer, fcn, load_dataset
-from async_dni.device import available_cores
-from async_dni.evaluate import error_percent, evaluate
-from async_dni.stream import BatchStream
+from async_dni.data.stream import BatchStream
+from async_dni.record.evaluate import error_percent, evaluate
+from async_dni.runtime.machine.device import available_cores
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "cdni": {"method": "cdni"},

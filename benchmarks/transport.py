@@ -27,9 +27,9 @@ from harness import Case, Contender, Measured, Metric, compare, parse_arguments,
 from torch import Tensor, distributed
 from torch.multiprocessing import get_context
 
-from async_dni.doorbell import Doorbell
-from async_dni.tensor_queue import TensorQueue, TensorSpec
-from async_dni.wiring import worker_context
+from async_dni.runtime.transport.doorbell import Doorbell
+from async_dni.runtime.transport.tensor_queue import TensorQueue, TensorSpec
+from async_dni.runtime.wiring import worker_context
 
 P50, P99 = Metric("round trip, p50", "µs"), Metric("round trip, p99", "µs")
 BANDWIDTH = Metric("bandwidth", "GB/s")

@@ -29,7 +29,7 @@ from emulated import locks, train, train_emulated, transit_delay, update_rates
 from harness import Case, Contender, Measured, compare, parse_arguments, report
 
 from async_dni import TrainResult, fcn, load_dataset
-from async_dni.device import available_cores
+from async_dni.runtime.machine.device import available_cores
 
 METHODS = ("backprop", "cdni", "delayed")
 REAL_BATCH_SIZE = 250

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from async_dni import Trainer
-from async_dni.checkpoint import FORMAT, VERSION
-from async_dni.torchvision_sets import MNIST_MD5
+from async_dni.data.torchvision_sets import MNIST_MD5
+from async_dni.record.checkpoint import FORMAT, VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG = "x" * 300  # longer than a file's name may be

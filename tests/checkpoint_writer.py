@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from async_dni.checkpoint import Checkpoint, save_checkpoint
+from async_dni.record.checkpoint import Checkpoint, save_checkpoint
 
 
 def checkpoint_of(step: int) -> Checkpoint:

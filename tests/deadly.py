@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from async_dni import wiring
-from async_dni.heartbeat import Heartbeat
+from async_dni.record.heartbeat import Heartbeat
+from async_dni.runtime import wiring
 
 
 class DeadlyHeartbeat(Heartbeat):

@@ -26,16 +26,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from async_dni.heartbeat import Heartbeat
-from async_dni.interruption import Interruption
-from async_dni.snapshots import Snapshots
-from async_dni.stage import StageSpec
-from async_dni.stream import BatchStream
-from async_dni.supervisor import Listener, Patience, Supervisor, _State
-from async_dni.synthesizer import make_synthesizer
-from async_dni.telemetry import Telemetry
-from async_dni.tensor_queue import _RELEASED, _WRITTEN, TensorQueue, TensorSpec
-from async_dni.worker import STOP, Worker, WorkerSpec
+from async_dni.data.stream import BatchStream
+from async_dni.learning.stage import StageSpec
+from async_dni.learning.synthesizer import make_synthesizer
+from async_dni.record.heartbeat import Heartbeat
+from async_dni.record.telemetry import Telemetry
+from async_dni.runtime.machine.interruption import Interruption
+from async_dni.runtime.snapshots import Snapshots
+from async_dni.runtime.supervisor import Listener, Patience, Supervisor, _State
+from async_dni.runtime.transport.tensor_queue import _RELEASED, _WRITTEN, TensorQueue, TensorSpec
+from async_dni.runtime.worker import STOP, Worker, WorkerSpec
 
 WIDTH, CLASSES, ROWS = 4, 3, 2
 SHARED = SimpleNamespace(RawArray=lambda kind, size: (kind * size)())  # memory that threads share
@@ -293,8 +293,8 @@ class Simulation:
 def without_bytes() -> Iterator[None]:
     """Cuts reach the supervisor as they are: their bytes would take most of the time."""
     with (
-        patch("async_dni.worker.to_bytes", lambda state: state),
-        patch("async_dni.supervisor.from_bytes", lambda state: state),
+        patch("async_dni.runtime.worker.to_bytes", lambda state: state),
+        patch("async_dni.runtime.supervisor.from_bytes", lambda state: state),
     ):
         yield
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from async_dni import Trainer, fcn, load_dataset
-from async_dni.stream import BatchStream
+from async_dni.data.stream import BatchStream
 from benchmarks import harness
 from benchmarks.courses import Point, best_rate, fastest_rate, lowest_error, time_to, times_to, why_missing
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from async_dni import load_dataset
-from async_dni.device import available_cores
+from async_dni.runtime.machine.device import available_cores
 from benchmarks import harness
 
 ROOT = Path(__file__).resolve().parents[1]

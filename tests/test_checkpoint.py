@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from async_dni import ConfigError, Trainer, fcn
-from async_dni.checkpoint import (
+from async_dni.record.checkpoint import (
     FORMAT,
     VERSION,
     Checkpoint,

@@ -7,11 +7,20 @@ import pytest
 import torch
 from torch import nn
 
-from async_dni import cost, fcn
-from async_dni.batch import Batch
-from async_dni.cost import LONG, ROUNDS, _fastest, _measure_synthesizer, _without_overhead, count_costs, measure_costs
-from async_dni.stage import StageSpec
-from async_dni.synthesizer import make_synthesizer
+from async_dni import fcn
+from async_dni.learning.batch import Batch
+from async_dni.learning.stage import StageSpec
+from async_dni.learning.synthesizer import make_synthesizer
+from async_dni.network import cost
+from async_dni.network.cost import (
+    LONG,
+    ROUNDS,
+    _fastest,
+    _measure_synthesizer,
+    _without_overhead,
+    count_costs,
+    measure_costs,
+)
 
 FEATURES, WIDTH, CLASSES, ROWS = 6, 8, 3, 10
 

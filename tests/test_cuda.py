@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from async_dni import Trainer, fcn
-from async_dni.checkpoint import load_checkpoint, newest_checkpoint
+from async_dni.record.checkpoint import load_checkpoint, newest_checkpoint
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

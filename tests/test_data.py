@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
-from async_dni import ConfigError, ImageDataset, load_dataset, torchvision_sets
-from async_dni.stream import BatchStream
-from async_dni.torchvision_sets import unpack_mnist
+from async_dni import ConfigError, ImageDataset, load_dataset
+from async_dni.data import torchvision_sets
+from async_dni.data.stream import BatchStream
+from async_dni.data.torchvision_sets import unpack_mnist
 
 BYTES = torch.Generator().manual_seed(0)
 NAMES = ("first-idx", "second-idx")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from async_dni import ConfigError
-from async_dni.device import assign_cores, assign_devices, available_cores
+from async_dni.runtime.machine.device import assign_cores, assign_devices, available_cores
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from async_dni import ConfigError, TrainerConfig, WorkerError
-from async_dni.batch import Batch
-from async_dni.divergence import (
+from async_dni.data.stream import BatchStream
+from async_dni.learning.batch import Batch
+from async_dni.learning.divergence import (
     DivergenceError,
     check_grad_input,
     check_gradients,
@@ -29,12 +30,11 @@ from async_dni.divergence import (
     check_weights,
     is_finite,
 )
-from async_dni.method import LossGradient, SyntheticGradient, TrueGradient
-from async_dni.stage import Stage
-from async_dni.stream import BatchStream
-from async_dni.synthesizer import make_synthesizer
-from async_dni.worker import Worker
-from async_dni.worker_process import _failure
+from async_dni.learning.method import LossGradient, SyntheticGradient, TrueGradient
+from async_dni.learning.stage import Stage
+from async_dni.learning.synthesizer import make_synthesizer
+from async_dni.runtime.worker import Worker
+from async_dni.runtime.worker_process import _failure
 
 NAN, INF = math.nan, math.inf
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from async_dni import Evaluation, evaluate, fcn
-from async_dni.evaluate import error_percent
+from async_dni.record.evaluate import error_percent
 
 SAMPLES, FEATURES, CLASSES = 23, 4, 3
 

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from async_dni.events import Cut, EventReceiver, Ready, Recorded, send_event
+from async_dni.runtime.events import Cut, EventReceiver, Ready, Recorded, send_event
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ STARTS = """
 import sys
 import time
 from multiprocessing import forkserver
-from async_dni import wiring
+from async_dni.runtime import wiring
 
 if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])  # where the server finds another torch

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from test_launch import launch
 
 import async_dni
-from async_dni import ConfigError, ExperimentConfig, ImageDataset, Trainer, TrainerConfig, TrainResult, torchvision_sets
+from async_dni import ConfigError, ExperimentConfig, ImageDataset, Trainer, TrainerConfig, TrainResult
 from async_dni.cli import flag
-from async_dni.trial import check_last_batch
+from async_dni.data import torchvision_sets
+from async_dni.network.trial import check_last_batch
 
 FIELDS = {
     flag(field.name): field for config in (TrainerConfig, ExperimentConfig) for field in dataclasses.fields(config)

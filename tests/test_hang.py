@@ -17,12 +17,13 @@ from test_parity import seeded_fcn
 from test_restart import Told, check_result, fit
 from torch import Tensor, nn
 
-from async_dni import ConfigError, TrainerConfig, WorkerError, supervisor
-from async_dni.events import Finished
-from async_dni.heartbeat import Heartbeat
-from async_dni.interruption import Interruption
-from async_dni.supervisor import INTERVAL, Listener, Patience, Supervisor, _State
-from async_dni.worker import START
+from async_dni import ConfigError, TrainerConfig, WorkerError
+from async_dni.record.heartbeat import Heartbeat
+from async_dni.runtime import supervisor
+from async_dni.runtime.events import Finished
+from async_dni.runtime.machine.interruption import Interruption
+from async_dni.runtime.supervisor import INTERVAL, Listener, Patience, Supervisor, _State
+from async_dni.runtime.worker import START
 
 
 class Hangs(nn.Module):

@@ -8,9 +8,9 @@ import signal
 import pytest
 from test_snapshots import in_another_process
 
-from async_dni.heartbeat import PHASES, Heartbeat
-from async_dni.telemetry import Telemetry
-from async_dni.wiring import worker_context
+from async_dni.record.heartbeat import PHASES, Heartbeat
+from async_dni.record.telemetry import Telemetry
+from async_dni.runtime.wiring import worker_context
 
 COUNTERS = ("steps", "samples", "updates", "synthesizer_updates", "dropped", "skipped", "lost")
 

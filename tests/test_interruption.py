@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from test_launch import ROOT, wait_for_line
 
-from async_dni.checkpoint import newest_checkpoint
-from async_dni.interruption import SIGNALS, Interruption
+from async_dni.record.checkpoint import newest_checkpoint
+from async_dni.runtime.machine.interruption import SIGNALS, Interruption
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from async_dni import fcn
-from async_dni.telemetry import INTERVAL
+from async_dni.record.telemetry import INTERVAL
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -13,7 +13,7 @@ import torch
 from test_launch import ROOT
 
 from async_dni.__main__ import main
-from async_dni.checkpoint import Checkpoint, save_checkpoint
+from async_dni.record.checkpoint import Checkpoint, save_checkpoint
 
 WORKER = {"steps": 20, "updates": 20, "device": "cpu", "dropped": 0, "busy_fraction": 0.94}
 SUMMARY = {

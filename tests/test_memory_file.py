@@ -9,8 +9,8 @@ import pytest
 from test_snapshots import in_another_process, open_files
 
 from async_dni import Trainer, fcn
-from async_dni.memory_file import MemoryFile
-from async_dni.supervisor import Supervisor
+from async_dni.runtime.supervisor import Supervisor
+from async_dni.runtime.transport.memory_file import MemoryFile
 
 CONTENT = bytes(range(256)) * 12_000
 

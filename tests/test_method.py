@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from async_dni.method import LossGradient, SyntheticGradient, TrueGradient
-from async_dni.synthesizer import make_synthesizer
+from async_dni.learning.method import LossGradient, SyntheticGradient, TrueGradient
+from async_dni.learning.synthesizer import make_synthesizer
 
 ROWS, FEATURES, CLASSES = 6, 5, 3
 target = torch.tensor([0, 1, 2, 2, 1, 0])

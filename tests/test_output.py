@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from test_launch import ROOT, launch
 
-from async_dni.output import Output, lasting_output
+from async_dni.view.output import Output, lasting_output
 
 RUN = ["--serial", "--steps", "3", "--width", "8"]  # in one process, so that it is quick
 FULL = Path("/dev/full")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
 from async_dni import Trainer, fcn
-from async_dni.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
-from async_dni.stream import BatchStream
+from async_dni.data.stream import BatchStream
+from async_dni.record.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 
 OPTIMIZERS = {"sgd": partial(SGD, lr=0.05, momentum=0.9), "adam": partial(Adam, lr=1e-3)}
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from async_dni import ConfigError, fcn
-from async_dni.partition import balance, check_partition, partition
+from async_dni.network.partition import balance, check_partition, partition
 
 
 def costliest(costs, cut_costs, cuts):

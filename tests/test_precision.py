@@ -3,12 +3,12 @@ import torch
 from torch import nn
 
 from async_dni import ConfigError, Trainer
-from async_dni.batch import Batch
-from async_dni.method import SyntheticGradient, TrueGradient
-from async_dni.precision import PRECISIONS, WORTH_ROUNDING, matmul_precision
-from async_dni.run_dir import environment
-from async_dni.stage import Stage
-from async_dni.synthesizer import LinearSynthesizer, make_synthesizer
+from async_dni.learning.batch import Batch
+from async_dni.learning.method import SyntheticGradient, TrueGradient
+from async_dni.learning.precision import PRECISIONS, WORTH_ROUNDING, matmul_precision
+from async_dni.learning.stage import Stage
+from async_dni.learning.synthesizer import LinearSynthesizer, make_synthesizer
+from async_dni.record.run_dir import environment
 
 CPU, CUDA = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul
 

@@ -20,11 +20,11 @@ from test_trainer import mlp
 from torch import Tensor, nn
 
 from async_dni import ConfigError, Trainer
-from async_dni.atomic_file import write_atomically
-from async_dni.checkpoint import load_checkpoint, newest_checkpoint
-from async_dni.problems import Problems
-from async_dni.progress import Progress
-from async_dni.run_dir import append_json_line, read_json_lines
+from async_dni.data.atomic_file import write_atomically
+from async_dni.record.checkpoint import load_checkpoint, newest_checkpoint
+from async_dni.record.problems import Problems
+from async_dni.record.progress import Progress
+from async_dni.record.run_dir import append_json_line, read_json_lines
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="/dev/full is Linux's")

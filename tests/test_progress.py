@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from async_dni.cells import COLUMNS, LEFT_OUT
-from async_dni.live import LiveProgress
-from async_dni.telemetry import Telemetry
+from async_dni.record.telemetry import Telemetry
+from async_dni.view.cells import COLUMNS, LEFT_OUT
+from async_dni.view.live import LiveProgress
 
 
 def record(**values: Any) -> dict[str, Any]:

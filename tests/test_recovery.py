@@ -9,7 +9,7 @@ import pytest
 from fault_injection import Watched, meanwhile, unreleased, watched
 
 from async_dni import Trainer, TrainResult, fcn
-from async_dni.checkpoint import list_checkpoints, load_checkpoint
+from async_dni.record.checkpoint import list_checkpoints, load_checkpoint
 
 
 def trained(do: Callable[[Watched], None], data: object, steps: int, **settings: object) -> tuple[Watched, TrainResult]:

@@ -23,8 +23,8 @@ from test_parity import assert_same_bits, seeded_fcn
 from torch import Tensor, nn
 
 from async_dni import ConfigError, Trainer, TrainerConfig, TrainResult, WorkerError
-from async_dni.checkpoint import list_checkpoints, load_checkpoint
-from async_dni.progress import Progress
+from async_dni.record.checkpoint import list_checkpoints, load_checkpoint
+from async_dni.record.progress import Progress
 
 # The protocol.
 

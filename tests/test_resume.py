@@ -22,11 +22,11 @@ from test_parity import OPTIMIZERS, flat, seeded_fcn
 from torch import Tensor, nn
 
 from async_dni import ConfigError, Trainer, TrainResult
-from async_dni.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
-from async_dni.plain import PlainProgress
-from async_dni.progress import Progress
-from async_dni.run_dir import read_json_lines
-from async_dni.wiring import worker_context
+from async_dni.record.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
+from async_dni.record.progress import Progress
+from async_dni.record.run_dir import read_json_lines
+from async_dni.runtime.wiring import worker_context
+from async_dni.view.plain import PlainProgress
 
 BATCH, EPOCH = 300, 4  # samples, and steps: the last batch of an epoch is of 100
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from async_dni import ConfigError, DataError, Trainer, WorkerError, evaluate
-from async_dni.samples import Labels, as_dataset, check_finite, get_batch
-from async_dni.stream import BatchStream, in_memory
+from async_dni.data.samples import Labels, as_dataset, check_finite, get_batch
+from async_dni.data.stream import BatchStream, in_memory
 
 ROWS = torch.tensor([30, 10, 20])  # a batch's samples
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from async_dni.snapshots import Snapshots
-from async_dni.wiring import worker_context
+from async_dni.runtime.snapshots import Snapshots
+from async_dni.runtime.wiring import worker_context
 
 
 def state_of(number: int, size: int = 1000) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from async_dni import fcn
-from async_dni.batch import Batch
-from async_dni.method import LossGradient, SyntheticGradient, TrueGradient
-from async_dni.partition import partition
-from async_dni.stage import Stage, StageSpec
-from async_dni.synthesizer import make_synthesizer
+from async_dni.learning.batch import Batch
+from async_dni.learning.method import LossGradient, SyntheticGradient, TrueGradient
+from async_dni.learning.stage import Stage, StageSpec
+from async_dni.learning.synthesizer import make_synthesizer
+from async_dni.network.partition import partition
 
 FEATURES, WIDTH, CLASSES, ROWS = 12, 16, 5, 8
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)

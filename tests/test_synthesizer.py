@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from async_dni import ConvSynthesizer, LinearSynthesizer, MLPSynthesizer
-from async_dni.synthesizer import make_synthesizer, one_hot
+from async_dni.learning.synthesizer import make_synthesizer, one_hot
 
 ROWS, CLASSES = 6, 3
 CASES = [

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from async_dni import telemetry
-from async_dni.telemetry import PHASES, Interval, Recorder, Telemetry
-from async_dni.wiring import worker_context
+from async_dni.record import telemetry
+from async_dni.record.telemetry import PHASES, Interval, Recorder, Telemetry
+from async_dni.runtime.wiring import worker_context
 
 PATIENCE = 60  # seconds until a test that would hang fails instead
 

@@ -14,9 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from async_dni.doorbell import Doorbell
-from async_dni.tensor_queue import TensorQueue, TensorSpec
-from async_dni.wiring import worker_context
+from async_dni.runtime.transport.doorbell import Doorbell
+from async_dni.runtime.transport.tensor_queue import TensorQueue, TensorSpec
+from async_dni.runtime.wiring import worker_context
 
 ROWS = 5
 SPECS = (TensorSpec(ROWS, (3, 7), torch.float32), TensorSpec(ROWS, (), torch.int64))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from async_dni import ConfigError, LinearSynthesizer, Trainer, fcn
-from async_dni.run_dir import read_json_lines
+from async_dni.record.run_dir import read_json_lines
 
 
 class Pairs(Dataset):

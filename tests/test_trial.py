@@ -13,12 +13,12 @@ from bad_inputs import Batches, Gives, Pairs, network, positives, tensors
 from torch import Tensor, nn
 
 from async_dni import ConfigError, Trainer
-from async_dni.blocks import named_blocks
-from async_dni.memory import check_fits
-from async_dni.partition import block_outputs, partition
-from async_dni.queue_memory import check_queues
-from async_dni.stream import BatchStream
-from async_dni.trial import optimizer_name, try_out
+from async_dni.data.stream import BatchStream
+from async_dni.learning.blocks import named_blocks
+from async_dni.network.memory import check_fits
+from async_dni.network.partition import block_outputs, partition
+from async_dni.network.trial import optimizer_name, try_out
+from async_dni.runtime.transport.queue_memory import check_queues
 
 
 class Counts(nn.Module):

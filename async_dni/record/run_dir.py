@@ -4,7 +4,7 @@ config.json            every setting as used, versions, git commit, host
 metrics.jsonl          one object an evaluation
 summary.json           what the run came to
 model.pt               the trained network's state dict
-checkpoints/*.pt       consistent snapshots (async_dni.checkpoint)
+checkpoints/*.pt       consistent snapshots (async_dni.record.checkpoint)
 workers/<k>.log        what a person reads; also what the worker's layers print
 workers/<k>.jsonl      what a program reads: a record at least every second
 """
@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from .atomic_file import write_atomically
-from .config import ConfigError
+from ..config import ConfigError
+from ..data.atomic_file import write_atomically
 
 
 class RunDir:

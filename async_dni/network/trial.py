@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from .batch import Batch
-from .config import ConfigError
-from .method import Loss
+from ..config import ConfigError
+from ..data.samples import Labels, get_batch, refused
+from ..data.stream import BatchStream, check_in_memory
+from ..learning.batch import Batch
+from ..learning.method import Loss
+from ..learning.stage import OptimizerFactory
 from .partition import block_outputs, copied
-from .samples import Labels, get_batch, refused
-from .stage import OptimizerFactory
-from .stream import BatchStream, check_in_memory
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ class Progress:
         yield
 
     def on_record(self, worker: int, record: dict[str, Any]) -> None:
-        """A worker's record (`async_dni.telemetry`)."""
+        """A worker's record (`async_dni.record.telemetry`)."""
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """The network was evaluated."""

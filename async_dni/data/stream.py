@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .batch import Batch
+from ..learning.batch import Batch
 from .image_dataset import ImageDataset
 from .samples import BatchCheck, DataError, Labels, check_finite, get_batch, is_tensors
 

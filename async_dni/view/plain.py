@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
+from ..record.evaluate import Evaluation
+from ..record.progress import Progress
 from .cells import COLUMNS, describe_evaluation, row
-from .evaluate import Evaluation
-from .progress import Progress
 
 
 class PlainProgress(Progress):

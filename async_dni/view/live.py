@@ -11,9 +11,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ..record.evaluate import Evaluation
+from ..record.progress import Progress
 from .cells import COLUMNS, LEFT_OUT, blocks, describe_evaluation, row
-from .evaluate import Evaluation
-from .progress import Progress
 
 
 class LiveProgress(Progress):

@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
-from .divergence import REMEDY, DivergenceError
+from ..data.samples import DataError
+from ..learning.divergence import REMEDY, DivergenceError
+from ..learning.stage import StageSpec, to_device
+from ..record.telemetry import INTERVAL, Recorder, Telemetry, describe
+from ..view.output import Output
 from .events import Failed, Finished, Ready, Recorded, send_event
-from .output import Output
-from .parent_death import die_with_parent
-from .samples import DataError
+from .machine.parent_death import die_with_parent
 from .serial import stage_rng
-from .stage import StageSpec, to_device
-from .telemetry import INTERVAL, Recorder, Telemetry, describe
 from .worker import START, Worker, WorkerSpec
 
 log = logging.getLogger(__name__)

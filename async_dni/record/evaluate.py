@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from .method import Loss
-from .samples import Labels, get_batch
+from ..data.samples import Labels, get_batch
+from ..learning.method import Loss
 
 
 @dataclass(frozen=True)

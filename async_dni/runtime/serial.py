@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batch import Batch
-from .divergence import REMEDY, DivergenceError
-from .stage import Stage
-from .stream import BatchStream
-from .telemetry import Telemetry
+from ..data.stream import BatchStream
+from ..learning.batch import Batch
+from ..learning.divergence import REMEDY, DivergenceError
+from ..learning.stage import Stage
+from ..record.telemetry import Telemetry
 
 
 class Serial:

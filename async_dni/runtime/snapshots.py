@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .memory_file import MemoryFile
+from .transport.memory_file import MemoryFile
 
 
 class Snapshots:

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config import DATASETS, ConfigError
 from .atomic_file import write_atomically
-from .config import DATASETS, ConfigError
 from .image_dataset import ImageDataset
 from .samples import DataError, Labels
 
 # The repository's own data directory; an installed package has none, and looks below the working directory.
-_REPOSITORY_DATA = Path(__file__).resolve().parents[1] / "data"
+_REPOSITORY_DATA = Path(__file__).resolve().parents[2] / "data"
 DEFAULT_DATA_DIR = _REPOSITORY_DATA if _REPOSITORY_DATA.is_dir() else Path("data")
 
 CLASSES = 10  # of all of them

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .evaluate import Evaluation
-from .telemetry import WAITS
+from ..record.evaluate import Evaluation
+from ..record.telemetry import WAITS
 
 COLUMNS = ("stage", "blocks", "pid", "step", "samples/s", "waiting", "queued", "lag", "loss", "synth. loss", "dropped")
 # one after the other, on a terminal that is too narrow

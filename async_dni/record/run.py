@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ..data.stream import BatchStream
+from ..learning.method import Loss
 from .checkpoint import Checkpoint, save_checkpoint
 from .evaluate import Evaluation, error_percent, evaluate
-from .method import Loss
 from .problems import Problems
 from .progress import Progress
 from .run_dir import RunDir, write_json
-from .stream import BatchStream
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ computation would not survive the fork.
 import torch
 
 from . import worker_process  # noqa: F401
-from .parent_death import outlive_parent
+from .machine.parent_death import outlive_parent
 
 torch.optim.Adam([torch.nn.Parameter(torch.empty(1))])
 

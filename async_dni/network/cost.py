@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
-from .batch import Batch
-from .method import SyntheticGradient
-from .stage import StageSpec
+from ..learning.batch import Batch
+from ..learning.method import SyntheticGradient
+from ..learning.stage import StageSpec
 
 T = TypeVar("T")
 

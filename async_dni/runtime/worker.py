@@ -29,20 +29,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batch import Batch
-from .blocks import named_blocks
-from .divergence import DivergenceError
-from .doorbell import Doorbell
+from ..data.stream import BatchStream
+from ..learning.batch import Batch
+from ..learning.blocks import named_blocks
+from ..learning.divergence import DivergenceError
+from ..learning.stage import Stage, to_device
+from ..record.heartbeat import Heartbeat
+from ..record.run_dir import RunDir
+from ..record.telemetry import INTERVAL, Telemetry
 from .events import Cut, to_bytes
-from .heartbeat import Heartbeat
-from .memory_file import MemoryFile
 from .open_cut import OpenCut
-from .run_dir import RunDir
 from .snapshots import Snapshots
-from .stage import Stage, to_device
-from .stream import BatchStream
-from .telemetry import INTERVAL, Telemetry
-from .tensor_queue import TensorQueue
+from .transport.doorbell import Doorbell
+from .transport.memory_file import MemoryFile
+from .transport.tensor_queue import TensorQueue
 
 log = logging.getLogger(__name__)
 

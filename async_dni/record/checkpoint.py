@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .atomic_file import write_atomically
-from .blocks import named_blocks
-from .config import ConfigError
+from ..config import ConfigError
+from ..data.atomic_file import write_atomically
+from ..learning.blocks import named_blocks
 
 FORMAT, VERSION = "async_dni checkpoint", 1
 _NAME = re.compile(r"step-(\d+)\.pt")

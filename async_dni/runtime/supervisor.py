@@ -19,7 +19,7 @@ from multiprocessing import connection
 from typing import Any
 
 from .events import Cut, EventReceiver, Failed, Finished, Ready, Recorded, from_bytes
-from .interruption import Interruption
+from .machine.interruption import Interruption
 from .worker import START, STOP, WorkerSpec
 from .worker_process import DUMP, worker_main
 

@@ -16,19 +16,19 @@ from typing import Any
 
 from torch import Tensor
 
-from . import parent_death
-from .blocks import named_blocks
-from .config import ConfigError, TrainerConfig
-from .device import assign_cores, available_cores
-from .doorbell import Doorbell
-from .environment import environment
-from .heartbeat import Heartbeat
-from .memory_file import MemoryFile
-from .run_dir import RunDir
+from ..config import ConfigError, TrainerConfig
+from ..data.stream import BatchStream
+from ..learning.blocks import named_blocks
+from ..learning.stage import StageSpec
+from ..record.heartbeat import Heartbeat
+from ..record.run_dir import RunDir
+from .machine import parent_death
+from .machine.device import assign_cores, available_cores
+from .machine.environment import environment
 from .snapshots import Snapshots
-from .stage import StageSpec
-from .stream import BatchStream
-from .tensor_queue import TensorQueue, TensorSpec
+from .transport.doorbell import Doorbell
+from .transport.memory_file import MemoryFile
+from .transport.tensor_queue import TensorQueue, TensorSpec
 from .worker import WorkerSpec, is_multiple
 
 _starting = threading.Lock()  # the environment is every thread's
@@ -41,7 +41,7 @@ def worker_context(threads: int = 1) -> Any:
     later run that wants another number sets it through torch.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload(["async_dni.preload"])
+    context.set_forkserver_preload(["async_dni.runtime.preload"])
     # A terminal's Ctrl-C goes to every process, and this one tells the workers what it means. Blocked signals are
     # inherited, so that a worker is deaf to it from its first moment.
     resource_tracker.ensure_running()  # its start unblocks signals

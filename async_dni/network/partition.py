@@ -10,8 +10,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from .blocks import named_blocks
-from .config import ConfigError
+from ..config import ConfigError
+from ..learning.blocks import named_blocks
 
 
 def check_partition(model: nn.Module, workers: int, split: Sequence[int] | None) -> None:

@@ -1,0 +1,1 @@
+"""Samples, data sets, and the seeded stream of batches."""

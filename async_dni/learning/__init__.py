@@ -1,0 +1,1 @@
+"""One stage's arithmetic, which knows no process and no queue: stage, methods, synthesizers, precision, divergence."""

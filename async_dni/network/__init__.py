@@ -1,0 +1,1 @@
+"""A network before it trains: cut, measured, tried out; and the reference networks."""

@@ -1,0 +1,1 @@
+"""Who runs where, and waits for whom: workers, their supervisor, and the same stages in one process."""

@@ -1,0 +1,1 @@
+"""What carries tensors between processes: queues in shared memory, doorbells, files without a name."""

@@ -56,7 +56,7 @@ def run(arguments: Sequence[str] | None) -> int:
             config = dataclasses.replace(config, run_dir=Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S"))
         train_set, test_set = load_dataset(experiment.dataset, experiment.data_dir, experiment.image_size)
         torch.manual_seed(config.seed)
-        model = make_model(experiment, train_set.images.shape[1:])
+        model = make_model(experiment, train_set[0][0].shape)
         progress = (
             Progress() if experiment.quiet else LiveProgress(console) if console.is_terminal else PlainProgress(console)
         )

@@ -4,12 +4,13 @@ from .runtime.machine import parent_death  # noqa: F401  (before torch is loaded
 
 # isort: split
 
-from .config import ConfigError, ExperimentConfig, TrainerConfig
+from .config import ConfigError, TrainerConfig
 from .data.image_dataset import ImageDataset
 from .data.samples import DataError
-from .data.torchvision_sets import load_dataset
+from .data.sets import load_dataset
+from .experiment import ExperimentConfig
 from .learning.divergence import DivergenceError
-from .learning.synthesizer import ConvSynthesizer, LinearSynthesizer, MLPSynthesizer
+from .learning.synthesizers import ConvSynthesizer, LinearSynthesizer, MLPSynthesizer
 from .network.models import fcn, tanh
 from .record.evaluate import Evaluation, evaluate
 from .record.run import TrainResult

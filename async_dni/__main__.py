@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from .cli import Parser, cut, one_line
-from .config import ConfigError
+from .foundation.error import ConfigError
 from .record.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint
 from .record.run_dir import RunDir
 from .view.output import lasting_output

@@ -16,10 +16,11 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from .config import ConfigError, ExperimentConfig
+from .experiment import ExperimentConfig
+from .foundation.error import ConfigError
 from .learning.stage import OptimizerFactory
 from .network.memory import check_fits
-from .network.models import fcn, tanh
+from .network.models import MODELS
 from .record.run_dir import RunDir
 
 DESCRIPTION = "Train a network in stages, one process each, with synthetic gradients."
@@ -39,13 +40,15 @@ def make_parser(prog: str, *configs: type) -> Parser:
         group = parser.add_argument_group((config.__doc__ or "").split(":")[0])
         hints = typing.get_type_hints(config)
         for field in dataclasses.fields(config):
+            registry = field.metadata["registry"]
             options = dict(field.metadata["parser"])
             if options.get("action") != "store_true":
                 # choices are checked by the dataclass, with all other values
-                choices = options.pop("choices", None)
+                choices = options.pop("choices", None) or registry
                 options.setdefault("metavar", "{" + ",".join(choices) + "}" if choices else field.name.upper())
                 options["type"] = _converter(hints[field.name])
-            text = field.metadata["help"].replace("%", "%%")
+            text = field.metadata["help"] + (f": {registry.help()}" if registry else "")
+            text = text.replace("%", "%%")
             if field.default is not None and field.default is not False:
                 text += f" (default: {field.default})"
             # a flag that is not given leaves no trace, so that a resumed run's own settings can show through
@@ -128,13 +131,11 @@ def from_json(value: Any, hint: Any) -> Any:
 
 def make_model(experiment: ExperimentConfig, input_shape: Sequence[int], num_classes: int = 10) -> nn.Sequential:
     """The network that the settings name. Raises `ConfigError` where it does not fit in memory."""
-    if experiment.model == "tanh":
-        width = experiment.width or 2048
-        make = partial(tanh, width, input_shape=input_shape, num_classes=num_classes)
-    else:
-        width = experiment.width or 256
-        make = partial(fcn, experiment.layers or 3, width, input_shape=input_shape, num_classes=num_classes)
-    check_fits(make, "width", width, "the network")
+    spec = MODELS[experiment.model]
+    settings = spec.filled(experiment.model_settings)
+    make = partial(spec.make, **settings, input_shape=input_shape, num_classes=num_classes)
+    setting = "width" if "width" in settings else "model"
+    check_fits(make, setting, settings.get("width", spec.name), "the network")
     return make()
 
 

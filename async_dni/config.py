@@ -1,136 +1,38 @@
-"""The settings of a run: frozen dataclasses, each checked when it is made.
-
-Every setting is a field made by `option`, which carries its help text and its check, so that the command line can be
-generated from the fields and neither can drift from the other. A setting that is refused raises `ConfigError`, one
-sentence that names the setting, what was given and what is allowed.
-"""
+"""The settings of a training."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from .foundation.error import ConfigError
+from .foundation.option import (
+    Checked,
+    devices,
+    increasing,
+    number,
+    one_of,
+    option,
+    path,
+    steps_or_epoch,
+    whole,
+    widths,
+    zero_or_seconds,
+)
+from .learning.methods import METHODS, MethodSpec
 from .learning.precision import PRECISIONS
+from .learning.synthesizers import SYNTHESIZERS
 
-METHODS = ("cdni", "dni", "delayed", "backprop")
-TRUE_GRADIENT_METHODS = ("delayed", "backprop")  # each update waits for the gradient that comes back from the loss
 OVERFLOWS = ("block", "drop")
 DIVERGENCE_ACTIONS = ("stop", "skip", "restore")
 MATMUL_PRECISIONS = tuple(PRECISIONS)
-MODELS = ("fcn", "tanh")
-DATASETS = ("mnist", "fashion-mnist", "cifar10")
-OPTIMIZERS = ("adam", "sgd")
-IMAGE_SIZES = (28, 32)
 MOST_WORKERS = 1024
-MOST_UNITS = 1_000_000  # a layer; what fits in memory is less
 
-
-class ConfigError(ValueError):
-    """A setting that can't be used: `setting` is its field name, `allowed` what would have been right."""
-
-    def __init__(self, setting: str, given: object, allowed: str) -> None:
-        super().__init__(setting, given, allowed)
-        self.setting, self.given, self.allowed = setting, given, allowed
-
-    def __str__(self) -> str:
-        return f"{self.setting}: got {self.shown}; {self.allowed}"
-
-    @property
-    def shown(self) -> str:
-        """What was given, as it is typed."""
-        return ",".join(map(str, self.given)) if isinstance(self.given, tuple | list) else str(self.given)
-
-
-Check = Callable[[Any], str | None]
-"""Returns what is allowed when the value is not, else None."""
-
-
-def option(default: Any, help: str, check: Check | None = None, **parser: Any) -> Any:
-    """A dataclass field with its help text, its check, and what `argparse` needs to know of it."""
-    return dataclasses.field(default=default, metadata={"help": help, "check": check, "parser": parser})
-
-
-def one_of(choices: Sequence[object]) -> Check:
-    """Check that a value is one of `choices`."""
-    allowed = "allowed: " + ", ".join(str(choice) for choice in choices)
-    return lambda value: None if value in choices else allowed
-
-
-def whole(minimum: int, maximum: int | None = None) -> Check:
-    """Check that a value is an int of at least `minimum` (and at most `maximum`)."""
-    allowed = f"allowed: a whole number of at least {minimum}" + (
-        f" and at most {maximum}" if maximum is not None else ""
-    )
-    limit = math.inf if maximum is None else maximum
-    return lambda value: None if type(value) is int and minimum <= value <= limit else allowed
-
-
-def number(*, above: float | None = None, least: float | None = None, below: float = math.inf) -> Check:
-    """Check that a value is a finite number over `above` (or at least `least`) and under `below`."""
-    bounds = [f"above {above:g}"] if above is not None else [f"of at least {least:g}"]
-    bounds += [f"below {below:g}"] if below < math.inf else []
-    allowed = "allowed: a finite number " + " and ".join(bounds)
-
-    def check(value: Any) -> str | None:
-        fits = isinstance(value, int | float) and math.isfinite(value) and value < below
-        fits = fits and (value > above if above is not None else value >= (least or 0.0))
-        return None if fits else allowed
-
-    return check
-
-
-def widths(value: Any) -> str | None:
-    """Check that a value is a sequence of numbers of units (it may be empty)."""
-    fits = isinstance(value, Sequence) and all(type(item) is int and 1 <= item <= MOST_UNITS for item in value)
-    return None if fits else f"allowed: whole numbers of at least 1 and at most {MOST_UNITS}, separated by commas"
-
-
-def increasing(value: Any) -> str | None:
-    """Check that a value is a strictly increasing sequence of whole numbers of at least 1."""
-    fits = widths(value) is None and all(a < b for a, b in zip(value, value[1:], strict=False))
-    return None if fits and len(value) else "allowed: increasing whole numbers of at least 1, separated by commas"
-
-
-def path(value: Any) -> str | None:
-    """Check that a value is a path."""
-    return None if isinstance(value, str | Path) else "allowed: a path"
-
-
-def devices(value: Any) -> str | None:
-    """Check that a value can name devices; `assign_devices` knows which there are."""
-    return None if isinstance(value, str) else "allowed: auto, cpu, cuda, or one device a worker, separated by commas"
-
-
-def zero_or_seconds(value: Any) -> str | None:
-    """Check that a value is 0, or seconds of at least 1: a worker that waits shows itself every half second."""
-    fits = isinstance(value, int | float) and (value == 0 or 1 <= value < 1e6)
-    return None if fits else "allowed: 0, or a finite number of at least 1 and below 1e+06"
-
-
-def steps_or_epoch(value: Any) -> str | None:
-    """Check that a value is a whole number or `epoch`."""
-    fits = value == "epoch" or (type(value) is int and value >= 0)
-    return None if fits else "allowed: a whole number of at least 0, or epoch"
-
-
-class _Checked:
-    """Checks every field of a dataclass when it is made; None is allowed where it is the default."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value, check = getattr(self, field.name), field.metadata.get("check")
-            if check is None or (value is None and field.default is None):
-                continue
-            if allowed := check(value):
-                raise ConfigError(field.name, value, allowed)
+__all__ = ["MATMUL_PRECISIONS", "ConfigError", "TrainerConfig"]
 
 
 @dataclass(frozen=True)
-class TrainerConfig(_Checked):
+class TrainerConfig(Checked):
     """How a network is trained: what `Trainer` takes beside the model, the loss and the optimizer."""
 
     workers: int = option(
@@ -144,13 +46,7 @@ class TrainerConfig(_Checked):
         nargs="?",
         const="auto",
     )
-    method: str = option(
-        "cdni",
-        "how a stage comes by its gradient: synthetic, seeing the labels (cdni) or not (dni); true, when it comes back, "
-        "some batches late (delayed); true, waited for on each batch (backprop: locked)",
-        one_of(METHODS),
-        choices=METHODS,
-    )
+    method: str = option("cdni", "how a stage comes by its gradient", registry=METHODS)
     split: tuple[int, ...] | None = option(
         None,
         "blocks before which the network is cut, e.g. 1,2; default: balanced by measured cost",
@@ -158,6 +54,9 @@ class TrainerConfig(_Checked):
         metavar="BLOCKS",
     )
     batch_size: int = option(250, "samples a batch", whole(1), metavar="N")
+    synthesizer: str | None = option(
+        None, "model that predicts the gradient; default: by the shape of a stage's output", registry=SYNTHESIZERS
+    )
     synthesizer_lr: float | None = option(
         None,
         "learning rate of the synthesizers' Adam; default: that of the stages, if theirs is an Adam, else 0.001",
@@ -165,7 +64,7 @@ class TrainerConfig(_Checked):
     )
     synthesizer_hidden: tuple[int, ...] | None = option(
         None,
-        "hidden widths of the synthesizers, e.g. 1024,1024; default: 1024,1024 for dni, none (linear) for cdni",
+        "hidden widths of the synthesizers, e.g. 1024,1024; default: the method's",
         widths,
     )
     synthesizer_every: int = option(
@@ -272,14 +171,7 @@ class TrainerConfig(_Checked):
             ):
                 if why:
                     raise ConfigError("overflow", "drop", f"{why}; allowed with --{name} {getattr(self, name)}: block")
-        if self.waits and self.synthesizer_every != 1:
-            allowed = f"{self.method} has no synthesizers; allowed: 1"
-            raise ConfigError("synthesizer_every", self.synthesizer_every, allowed)
-        if self.method == "backprop" and self.lag not in (None, 1):
-            raise ConfigError("lag", self.lag, "backprop waits for the gradient of each batch; allowed: 1")
-        if self.method == "delayed" and self.lag is not None and self.lag > self.queue_capacity:
-            allowed = f"delayed has at most --queue-capacity batches in flight; allowed: 1 to {self.queue_capacity}"
-            raise ConfigError("lag", self.lag, allowed)
+        self._check_method(METHODS[self.method])
         if self.serial and self.on_divergence != "stop":
             raise ConfigError(
                 "on_divergence", self.on_divergence, "one process has no snapshots; allowed with --serial: stop"
@@ -291,57 +183,37 @@ class TrainerConfig(_Checked):
         if self.resume is not None and self.run_dir is not None:
             raise ConfigError("run_dir", self.run_dir, f"a resumed run goes on in its own directory, {self.resume}")
 
+    def _check_method(self, method: MethodSpec) -> None:
+        """Raise `ConfigError` for settings that can't go with the method."""
+        if not method.synthesizer:
+            for name, without in (("synthesizer", None), ("synthesizer_every", 1)):
+                if getattr(self, name) != without:
+                    allowed = f"{method.name} has no synthesizers; allowed: {without or 'none'}"
+                    raise ConfigError(name, getattr(self, name), allowed)
+        if self.lag is not None and not method.gradients:
+            raise ConfigError("lag", self.lag, f"with {method.name} no gradient comes back; allowed: none")
+        if method.lag is not None and self.lag not in (None, method.lag):
+            allowed = f"{method.name} waits for the gradient of each batch; allowed: {method.lag}"
+            raise ConfigError("lag", self.lag, allowed)
+        if self.synthesizer is not None and self.synthesizer_hidden and not SYNTHESIZERS[self.synthesizer].has_hidden:
+            allowed = f"the {self.synthesizer} synthesizer has no hidden layers; allowed: none"
+            raise ConfigError("synthesizer_hidden", self.synthesizer_hidden, allowed)
+        method.check(self)
+
     @property
     def waits(self) -> bool:
         """Whether each update waits for the gradient that comes back from the loss."""
-        return self.method in TRUE_GRADIENT_METHODS
+        return METHODS[self.method].waits
 
     @property
     def effective_lag(self) -> int | None:
-        """The lag as set; backprop's is 1, and that of a serial run 1 where none is set."""
-        return 1 if self.method == "backprop" or (self.serial and self.lag is None) else self.lag
+        """The lag as set; else the method's, if it has one, and that of a serial run 1 where none is set."""
+        return METHODS[self.method].lag or (1 if self.serial and self.lag is None else self.lag)
 
     @property
     def hidden(self) -> tuple[int, ...]:
         """Hidden widths of the synthesizers, with the method's default filled in."""
         if self.synthesizer_hidden is not None:
             return self.synthesizer_hidden
-        return (1024, 1024) if self.method == "dni" else ()
-
-
-@dataclass(frozen=True)
-class ExperimentConfig(_Checked):
-    """What is trained: the network, data set, optimizer and length that the command line names."""
-
-    model: str = option(
-        "fcn", "fcn (Linear, BatchNorm, ReLU blocks) or tanh (one hidden layer)", one_of(MODELS), choices=MODELS
-    )
-    layers: int | None = option(
-        None, "layers of fcn, the output layer included; default: 3", whole(1, 10_000), metavar="N"
-    )
-    width: int | None = option(
-        None, "units a hidden layer; default: 256 (fcn), 2048 (tanh)", whole(1, MOST_UNITS), metavar="N"
-    )
-    dataset: str = option(
-        "mnist", "mnist ships with the repository; the others are torchvision's", one_of(DATASETS), choices=DATASETS
-    )
-    data_dir: Path | None = option(
-        None, "directory of the data sets; default: data/ of the repository", path, metavar="DIR"
-    )
-    image_size: int | None = option(
-        None, "28, or 32 (28 padded); default: the data set's own", one_of(IMAGE_SIZES), metavar="{28,32}"
-    )
-    epochs: int | None = option(None, "passes over the training set; default: 10", whole(1), metavar="N")
-    steps: int | None = option(None, "batches, instead of --epochs", whole(1), metavar="N")
-    optimizer: str = option("adam", "optimizer of every stage", one_of(OPTIMIZERS), choices=OPTIMIZERS)
-    lr: float = option(1e-3, "learning rate", number(above=0))
-    momentum: float = option(0.9, "momentum of sgd", number(least=0, below=1))
-    weight_decay: float = option(0.0, "weight decay (L2)", number(least=0))
-    quiet: bool = option(False, "print the summary only", action="store_true")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.epochs is not None and self.steps is not None:
-            raise ConfigError("steps", self.steps, f"give --epochs or --steps, not both (--epochs is {self.epochs})")
-        if self.model == "tanh" and self.layers not in (None, 2):
-            raise ConfigError("layers", self.layers, "tanh has 2 layers")
+        named = None if self.synthesizer is None else SYNTHESIZERS[self.synthesizer]
+        return METHODS[self.method].synthesizer_hidden if named is None or named.has_hidden else ()

@@ -17,16 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .config import ConfigError, TrainerConfig
+from .config import TrainerConfig
 from .data.samples import as_dataset, check_picklable, refused
 from .data.stream import BatchStream
+from .foundation.error import ConfigError
 from .learning.batch import Batch
 from .learning.blocks import named_blocks
 from .learning.divergence import DivergenceError
-from .learning.method import Loss
+from .learning.methods import METHODS, Loss
 from .learning.precision import matmul_precision, prediction_precision
 from .learning.stage import OptimizerFactory, StageSpec
-from .learning.synthesizer import make_synthesizer
+from .learning.synthesizers import make_synthesizer
 from .network.cost import count_costs, measure_costs
 from .network.memory import check_fits
 from .network.partition import balance, check_partition, check_shared, partition
@@ -105,7 +106,7 @@ class Trainer:
         check_last_batch(stream, [self.model])
         eval_set = None if eval_set is None else as_dataset(eval_set, "eval_set")
         run_dir = self._run_dir()
-        trial = try_out(self.model, self.loss_fn, config.method, stream, eval_set)
+        trial = try_out(self.model, self.loss_fn, METHODS[config.method], stream, eval_set)
         identity = self._identity(stream, trial.first)
         checkpoint = self._checkpoint(stream, identity)
         split, stages, activations = self._cut(stream, trial, checkpoint)
@@ -117,7 +118,7 @@ class Trainer:
         if run_dir is not None:
             run_dir.create(resuming=checkpoint is not None)
             run_dir.write_config(self._settings(split, activations, stream, settings or {}))
-        if checkpoint is not None and not config.waits and (afresh := checkpoint.new_cuts(split)):
+        if checkpoint is not None and METHODS[config.method].synthesizer and (afresh := checkpoint.new_cuts(split)):
             self.progress.on_note(f"new cuts after blocks {', '.join(afresh)}: their synthesizers start afresh")
         if checkpoint is not None:
             self.progress.on_note(f"going on from step {checkpoint.step}")
@@ -185,7 +186,7 @@ class Trainer:
         each stage is made from; and an example of each one's output, `[batch, *features]`.
         """
         stream = self._stream(as_dataset(train_set), None, 1)
-        return self._cut(stream, try_out(self.model, self.loss_fn, self.config.method, stream, None), None)
+        return self._cut(stream, try_out(self.model, self.loss_fn, METHODS[self.config.method], stream, None), None)
 
     def _stream(self, dataset: Dataset, epochs: int | None, steps: int | None) -> BatchStream:
         samples: int = len(dataset)  # type: ignore[arg-type]
@@ -231,7 +232,7 @@ class Trainer:
             "samples": stream.samples,
             "targets_checksum": zlib.crc32(first.target.contiguous().numpy().tobytes()),
             "optimizer": optimizer_name(self.optimizer),
-            "synthesizer_hidden": None if config.waits else list(config.hidden),
+            "synthesizer_hidden": list(config.hidden) if METHODS[config.method].synthesizer else None,
             "synthesizer_every": config.synthesizer_every,
         }
 
@@ -248,9 +249,10 @@ class Trainer:
             module=model,
             optimizer=self.optimizer,
             loss_fn=self.loss_fn,
+            method=METHODS[config.method],
             synthesizer=None,
             synthesizer_every=config.synthesizer_every,
-            late=config.method == "delayed" and config.lag != 1,
+            lag=config.effective_lag,
             synthesizer_lr=config.synthesizer_lr,
             synthesizer_matmul_precision=config.synthesizer_matmul_precision,
             matmul_precision=config.matmul_precision,
@@ -295,7 +297,7 @@ class Trainer:
 
     def _make_synthesizer(self, block: int, h: Tensor, trial: Trial) -> nn.Module | None:
         """The synthesizer of a cut after a block; its weights depend on the seed and the block, not on other cuts."""
-        if self.config.waits:
+        if not METHODS[self.config.method].synthesizer:
             return None
         features = tuple(h.shape[1:])
         with torch.random.fork_rng(devices=[]):
@@ -330,7 +332,7 @@ class Trainer:
             "threads_per_worker": threads_per_worker(self.config),
             "synthesizer_hidden": list(self.config.hidden),
             "synthesizer_matmul_precision": [
-                self._synthesizer_precision(h) for h in activations[:-1] if not self.config.waits
+                self._synthesizer_precision(h) for h in activations[:-1] if METHODS[self.config.method].synthesizer
             ],
             "lag": self.config.effective_lag,
             "steps": stream.steps,

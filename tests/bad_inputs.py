@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from async_dni import Trainer
-from async_dni.data.torchvision_sets import MNIST_MD5
+from async_dni.data.sets.mnist import MNIST_MD5
 from async_dni.record.checkpoint import FORMAT, VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,7 +146,7 @@ SETTINGS = [
     bad("--split=", "--split: got ; allowed: increasing whole numbers"),
     bad("--method ddg", "--method: got ddg; allowed: cdni, dni, delayed, backprop"),
     bad("--model resnet", "--model: got resnet; allowed: fcn, tanh"),
-    bad("--model tanh --layers 5", "--layers: got 5; tanh has 2 layers"),
+    bad("--model tanh --layers 5", "--layers: got 5; tanh takes width"),
     bad("--layers 0", "--layers: got 0; allowed: a whole number of at least 1"),
     bad("--layers 1000000", "--layers: got 1000000; allowed: a whole number of at least 1 and at most 10000"),
     bad("--width 0", "--width: got 0; allowed: a whole number of at least 1"),

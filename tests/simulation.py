@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from async_dni.data.stream import BatchStream
+from async_dni.learning.methods import METHODS
 from async_dni.learning.stage import StageSpec
-from async_dni.learning.synthesizer import make_synthesizer
+from async_dni.learning.synthesizers import make_synthesizer
 from async_dni.record.heartbeat import Heartbeat
 from async_dni.record.telemetry import Telemetry
 from async_dni.runtime.machine.interruption import Interruption
@@ -134,10 +135,11 @@ class Simulation:
             module,
             torch.optim.SGD,
             nn.CrossEntropyLoss(),
+            method=METHODS[plan.method],
             synthesizer=None if is_last or plan.waits else make_synthesizer((WIDTH,), (), classes),
             synthesizer_lr=None,
             classes=classes,
-            late=plan.method == "delayed" and plan.lag != 1,
+            lag=plan.lag,
             synthesizer_every=plan.every,
             checks_gradients=plan.on_divergence == "skip",
         )

@@ -9,8 +9,10 @@ from torch import nn
 
 from async_dni import fcn
 from async_dni.learning.batch import Batch
+from async_dni.learning.methods.cdni import CDNI
+from async_dni.learning.methods.dni import DNI
 from async_dni.learning.stage import StageSpec
-from async_dni.learning.synthesizer import make_synthesizer
+from async_dni.learning.synthesizers import make_synthesizer
 from async_dni.network import cost
 from async_dni.network.cost import (
     LONG,
@@ -53,7 +55,8 @@ def clock(monkeypatch):
 
 def spec(synthesizer=None, classes=0):
     optimizer = partial(torch.optim.SGD, lr=0.1)
-    return StageSpec(0, 1, nn.Sequential(), optimizer, nn.CrossEntropyLoss(), synthesizer, None, classes)
+    method = CDNI if classes else DNI
+    return StageSpec(0, 1, nn.Sequential(), optimizer, nn.CrossEntropyLoss(), method, synthesizer, None, classes)
 
 
 def batch():

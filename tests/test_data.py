@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
 from async_dni import ConfigError, ImageDataset, load_dataset
-from async_dni.data import torchvision_sets
+from async_dni.data.sets import mnist as mnist_set
+from async_dni.data.sets import torchvision_set
+from async_dni.data.sets.mnist import unpack_mnist
 from async_dni.data.stream import BatchStream
-from async_dni.data.torchvision_sets import unpack_mnist
 
 BYTES = torch.Generator().manual_seed(0)
 NAMES = ("first-idx", "second-idx")
@@ -33,7 +34,7 @@ def order(stream):
 
 def archives(root, monkeypatch):
     """Small archives that stand in for MNIST's."""
-    monkeypatch.setattr(torchvision_sets, "MNIST_MD5", dict.fromkeys(NAMES, hashlib.md5(CONTENT).hexdigest()))
+    monkeypatch.setattr(mnist_set, "MNIST_MD5", dict.fromkeys(NAMES, hashlib.md5(CONTENT).hexdigest()))
     (root / "mnist").mkdir()
     for name in NAMES:
         (root / "mnist" / f"{name}.gz").write_bytes(gzip.compress(CONTENT))
@@ -131,7 +132,7 @@ def test_color_images_come_with_channels_first(tmp_path, monkeypatch):
         return SimpleNamespace(data=images, targets=[4, 3, 2, 1, 0])
 
     fake = SimpleNamespace(CIFAR10=cifar10, MNIST=None, FashionMNIST=None)
-    monkeypatch.setattr(torchvision_sets, "_torchvision_datasets", lambda: fake)
+    monkeypatch.setattr(torchvision_set, "_torchvision_datasets", lambda: fake)
     train, _ = load_dataset("cifar10", tmp_path)
     assert train.images[1, 2, 3, 4] == images[1, 3, 4, 2]
     assert train.labels.tolist() == [4, 3, 2, 1, 0]
@@ -141,7 +142,7 @@ def test_color_images_come_with_channels_first(tmp_path, monkeypatch):
 
 
 def test_a_download_that_fails_names_the_folder_that_the_files_go_to(tmp_path, monkeypatch):
-    monkeypatch.setattr(torchvision_sets._torchvision_datasets().FashionMNIST, "mirrors", [])
+    monkeypatch.setattr(torchvision_set._torchvision_datasets().FashionMNIST, "mirrors", [])
     with pytest.raises(ConfigError, match="FashionMNIST/raw") as caught:
         load_dataset("fashion-mnist", tmp_path)
     assert caught.value.setting == "data_dir"

@@ -30,9 +30,11 @@ from async_dni.learning.divergence import (
     check_weights,
     is_finite,
 )
-from async_dni.learning.method import LossGradient, SyntheticGradient, TrueGradient
+from async_dni.learning.methods.loss_gradient import LossGradient
+from async_dni.learning.methods.synthetic_gradient import SyntheticGradient
+from async_dni.learning.methods.true_gradient import TrueGradient
 from async_dni.learning.stage import Stage
-from async_dni.learning.synthesizer import make_synthesizer
+from async_dni.learning.synthesizers import make_synthesizer
 from async_dni.runtime.worker import Worker
 from async_dni.runtime.worker_process import _failure
 

@@ -18,7 +18,7 @@ from test_launch import launch
 import async_dni
 from async_dni import ConfigError, ExperimentConfig, ImageDataset, Trainer, TrainerConfig, TrainResult
 from async_dni.cli import flag
-from async_dni.data import torchvision_sets
+from async_dni.data import sets
 from async_dni.network.trial import check_last_batch
 
 FIELDS = {
@@ -61,7 +61,7 @@ ARGUMENTS = st.builds(lambda options, stray: [*chain(*options), *stray], OPTIONS
 def load_dataset(name: str, data_dir: Path | None, image_size: int | None) -> tuple[ImageDataset, ImageDataset]:
     """A small data set in place of a download; what is said of a directory is real."""
     if data_dir is not None:
-        return torchvision_sets.load_dataset("mnist", data_dir, image_size)
+        return sets.load_dataset("mnist", data_dir, image_size)
     size = image_size or 28
     made = ImageDataset(torch.zeros(600, 1, size, size, dtype=torch.uint8), torch.zeros(600).long(), [0.5], [0.5])
     return made, made

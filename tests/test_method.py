@@ -5,8 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from async_dni.learning.method import LossGradient, SyntheticGradient, TrueGradient
-from async_dni.learning.synthesizer import make_synthesizer
+from async_dni.learning.methods.loss_gradient import LossGradient
+from async_dni.learning.methods.synthetic_gradient import SyntheticGradient
+from async_dni.learning.methods.true_gradient import TrueGradient
+from async_dni.learning.synthesizers import make_synthesizer
 
 ROWS, FEATURES, CLASSES = 6, 5, 3
 target = torch.tensor([0, 1, 2, 2, 1, 0])
@@ -53,7 +55,7 @@ def synthetic(hidden=(), classes=CLASSES, lr=0.1):
 
 
 def gradients(method):
-    return [parameter.grad.clone() for parameter in method.synthesizer.parameters()]
+    return [parameter.grad.clone() for parameter in method.model.parameters()]
 
 
 def test_loss_gradient_is_autograds():
@@ -93,7 +95,7 @@ def test_a_synthetic_gradient_is_the_per_sample_prediction_over_the_rows(hidden,
     h = torch.randn(ROWS, FEATURES)
     condition = target if classes else None
     gradient = method.now(h, target)
-    torch.testing.assert_close(gradient * ROWS, method.synthesizer(h, condition).detach())
+    torch.testing.assert_close(gradient * ROWS, method.model(h, condition).detach())
     assert not gradient.requires_grad
 
 
@@ -125,13 +127,13 @@ def test_learning_is_a_step_on_the_squared_error_summed_over_features_and_averag
     reference.load_state_dict(copy.deepcopy(method.state_dict()))
     h, delta = torch.randn(ROWS, FEATURES), torch.randn(ROWS, FEATURES)
     condition = target if classes else None
-    loss = (reference.synthesizer(h, condition) - ROWS * delta).square().sum(1).mean()
+    loss = (reference.model(h, condition) - ROWS * delta).square().sum(1).mean()
     reference.optimizer.zero_grad()
     loss.backward()
     reference.optimizer.step()
     method.learn(h, target, delta)
     torch.testing.assert_close(method.loss, loss.detach())
-    for actual, expected in zip(method.synthesizer.parameters(), reference.synthesizer.parameters(), strict=True):
+    for actual, expected in zip(method.model.parameters(), reference.model.parameters(), strict=True):
         torch.testing.assert_close(actual.grad, expected.grad, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
@@ -197,7 +199,7 @@ def test_a_network_of_doubles_can_be_conditioned():
 
 def test_a_restored_synthesizer_goes_on_the_same():
     method = synthetic()
-    method.optimizer = torch.optim.Adam(method.synthesizer.parameters(), 0.01)
+    method.optimizer = torch.optim.Adam(method.model.parameters(), 0.01)
     restored = synthetic()
     restored.optimizer = torch.optim.Adam(restored.synthesizer.parameters(), 0.01)
     batches = [(torch.randn(ROWS, FEATURES), torch.randn(ROWS, FEATURES)) for _ in range(4)]

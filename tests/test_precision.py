@@ -4,10 +4,11 @@ from torch import nn
 
 from async_dni import ConfigError, Trainer
 from async_dni.learning.batch import Batch
-from async_dni.learning.method import SyntheticGradient, TrueGradient
+from async_dni.learning.methods.synthetic_gradient import SyntheticGradient
+from async_dni.learning.methods.true_gradient import TrueGradient
 from async_dni.learning.precision import PRECISIONS, WORTH_ROUNDING, matmul_precision
 from async_dni.learning.stage import Stage
-from async_dni.learning.synthesizer import LinearSynthesizer, make_synthesizer
+from async_dni.learning.synthesizers import LinearSynthesizer, make_synthesizer
 from async_dni.record.run_dir import environment
 
 CPU, CUDA = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul

@@ -20,7 +20,7 @@ from test_trainer import mlp
 from torch import Tensor, nn
 
 from async_dni import ConfigError, Trainer
-from async_dni.data.atomic_file import write_atomically
+from async_dni.foundation.atomic_file import write_atomically
 from async_dni.record.checkpoint import load_checkpoint, newest_checkpoint
 from async_dni.record.problems import Problems
 from async_dni.record.progress import Progress

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from async_dni import ConfigError
-from async_dni.data.atomic_file import write_atomically
+from async_dni.foundation.atomic_file import write_atomically
 from async_dni.record.run_dir import RunDir, append_json_line, environment, read_json_lines, write_json
 
 

@@ -10,9 +10,15 @@ from torch.nn import functional as F
 
 from async_dni import fcn
 from async_dni.learning.batch import Batch
-from async_dni.learning.method import LossGradient, SyntheticGradient, TrueGradient
+from async_dni.learning.methods import Method
+from async_dni.learning.methods.cdni import CDNI
+from async_dni.learning.methods.delayed import DELAYED
+from async_dni.learning.methods.dni import DNI
+from async_dni.learning.methods.loss_gradient import LossGradient
+from async_dni.learning.methods.synthetic_gradient import SyntheticGradient
+from async_dni.learning.methods.true_gradient import TrueGradient
 from async_dni.learning.stage import Stage, StageSpec
-from async_dni.learning.synthesizer import make_synthesizer
+from async_dni.learning.synthesizers import make_synthesizer
 from async_dni.network.partition import partition
 
 FEATURES, WIDTH, CLASSES, ROWS = 12, 16, 5, 8
@@ -51,10 +57,11 @@ def spec(index, module, synthesizer=None, optimizer=SGD, classes=0, num_stages=3
         module,
         optimizer,
         nn.CrossEntropyLoss(),
+        DELAYED if synthesizer is None else CDNI if classes else DNI,
         synthesizer,
         lr,
         classes,
-        late,
+        None if late else 1,
         synthesizer_matmul_precision="highest",  # as the references multiply
     )
 
@@ -75,7 +82,7 @@ def three_stages(model, synthesizers, optimizer=SGD, classes=0, lr=None):
 def with_sgd_synthesizers(stages, lr=0.05):
     """Adam's step is a sign where a gradient is small: SGD's shows the gradient itself."""
     for stage in stages[:-1]:
-        stage.method.optimizer = torch.optim.SGD(stage.method.synthesizer.parameters(), lr)
+        stage.method.optimizer = torch.optim.SGD(stage.method.model.parameters(), lr)
     return stages
 
 
@@ -159,12 +166,11 @@ def assert_same(state, expected):
         assert state == expected
 
 
-class Fixed:
+class Fixed(Method):
     """A method whose gradient now is a given one, and which keeps what it learns from."""
 
     def __init__(self, gradient=None):
         self.gradient, self.waits, self.loss, self.learnt = gradient, gradient is None, None, []
-        self.late = False
 
     def now(self, h, target):
         assert not h.requires_grad
@@ -173,9 +179,6 @@ class Fixed:
     def learn(self, h, target, grad_output):
         assert not h.requires_grad
         self.learnt.append((h, target, grad_output))
-
-    def state_dict(self):
-        return {}
 
 
 class Stop(nn.Module):
@@ -207,7 +210,7 @@ def test_a_batch_makes_the_five_updates(classes, hidden):
             assert_states_close(stage.module[0], f[k], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(stage.method.loss, losses[k], rtol=1e-4, atol=1e-5)
         for k in range(2):
-            assert_states_close(stages[k].method.synthesizer, m[k], rtol=1e-4, atol=1e-5)
+            assert_states_close(stages[k].method.model, m[k], rtol=1e-4, atol=1e-5)
         for old, new in zip(before, [*f, *m], strict=True):  # or there was nothing to test
             assert all((a != b).any() for a, b in zip(old.parameters(), new.parameters(), strict=True))
 
@@ -221,7 +224,7 @@ def test_a_batch_of_mnist_makes_the_five_updates_at_full_size(classes, mnist):
     optimizers = [torch.optim.Adam(module.parameters(), lr=1e-3) for module in [*f, *m]]
     reference_batch(f, m, optimizers[:3], optimizers[3:], batch, classes)
     pairs = [(stage.module, block) for stage, block in zip(stages, f, strict=True)]
-    pairs += [(stage.method.synthesizer, synthesizer) for stage, synthesizer in zip(stages, m, strict=False)]
+    pairs += [(stage.method.model, synthesizer) for stage, synthesizer in zip(stages, m, strict=False)]
     for module, expected in pairs:
         largest = max(float(parameter.grad.abs().max()) for parameter in expected.parameters())
         assert_gradients_close(module, expected, rtol=1e-3, atol=1e-5 * largest)
@@ -240,7 +243,7 @@ def test_the_synthesizers_step_does_not_depend_on_the_batch_size(classes, hidden
     train(twice, Batch(0, batch.x.repeat(2, 1), batch.target.repeat(2)))
     for k in range(2):
         torch.testing.assert_close(twice[k].method.loss, once[k].method.loss, rtol=1e-4, atol=1e-5)
-        assert_gradients_close(twice[k].method.synthesizer, once[k].method.synthesizer, rtol=1e-4, atol=1e-5)
+        assert_gradients_close(twice[k].method.model, once[k].method.model, rtol=1e-4, atol=1e-5)
     for stage, other in zip(twice, once, strict=True):
         assert_gradients_close(stage.module, other.module, rtol=1e-4, atol=1e-6)
 
@@ -265,7 +268,7 @@ def test_a_synthesizer_predicts_afresh_for_a_gradient_that_comes_late(classes, h
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        assert_states_close(stage.method.synthesizer, m, rtol=1e-4, atol=1e-5)
+        assert_states_close(stage.method.model, m, rtol=1e-4, atol=1e-5)
 
 
 # Locked backpropagation
@@ -670,4 +673,4 @@ def test_a_pickled_spec_makes_the_same_stage():
 def test_a_built_stage_trains():
     stage = build(0, small_network()[:1].eval(), nonzero_synthesizer(WIDTH, (9,), CLASSES).eval(), classes=CLASSES)
     assert stage.module.training
-    assert stage.method.synthesizer.training
+    assert stage.method.model.training

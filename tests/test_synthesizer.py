@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from async_dni import ConvSynthesizer, LinearSynthesizer, MLPSynthesizer
-from async_dni.learning.synthesizer import make_synthesizer, one_hot
+from async_dni.learning.synthesizers import make_synthesizer
+from async_dni.learning.synthesizers.synthesizer import one_hot
 
 ROWS, CLASSES = 6, 3
 CASES = [

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
-from ..config import ConfigError
+from ..foundation.error import ConfigError
 
 
 class DataError(RuntimeError):

@@ -22,12 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from .batch import Batch
 from .blocks import named_blocks
 from .divergence import DivergenceError, check_grad_input, check_gradients, check_output, check_weights
-from .method import Loss, LossGradient, Method, SyntheticGradient, TrueGradient
+from .methods import Loss, Method, MethodParts, MethodSpec
+from .methods.loss_gradient import LossGradient
 from .optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
 from .precision import matmul_precision
 
@@ -47,7 +48,8 @@ class Stage:
     """Some consecutive layers of the network, their optimizer, and the method that finds their gradient.
 
     `optimizer` is None where no layer has a parameter. A stage is on one device; what it is given must be there.
-    Gradients go upstream for every `synthesizer_every`-th batch: for the others, none is computed, sent or learnt from.
+    Gradients go upstream, where there are `gradients` between stages, for every `synthesizer_every`-th batch: for the
+    others, none is computed, sent or learnt from.
     `clip_grad_norm`: the largest norm of the layers' gradients, all of the stage's taken as one vector; larger ones are
     scaled down to it, and, where they came of a prediction, so is the ∂/∂x that goes upstream: a prediction that runs
     away stays in its stage, if that has weights to go by. `checks_gradients`: whether an update is refused where they
@@ -64,12 +66,13 @@ class Stage:
         *,
         is_first: bool,
         is_last: bool,
+        gradients: bool = True,
         synthesizer_every: int = 1,
         clip_grad_norm: float | None = None,
         checks_gradients: bool = False,
         precision: str | None = None,
     ) -> None:
-        self.synthesizer_every, self.clip_grad_norm = synthesizer_every, clip_grad_norm
+        self.gradients, self.synthesizer_every, self.clip_grad_norm = gradients, synthesizer_every, clip_grad_norm
         self.checks_gradients = checks_gradients or clip_grad_norm is not None
         self.precision = precision
         self.module, self.optimizer, self.method = module, optimizer, method
@@ -83,8 +86,7 @@ class Stage:
 
     def forward(self, batch: Batch) -> Tensor:
         """The stage's output h for a batch, `[batch, *features]`, detached."""
-        sends_gradient = not self.is_first and batch.index % self.synthesizer_every == 0
-        x = batch.x.detach().requires_grad_() if sends_gradient else batch.x
+        x = batch.x.detach().requires_grad_() if self.sends_gradient(batch.index) else batch.x
         buffers = [buffer.clone() for buffer in self._buffers]
         late = present_weights(self.module) if self.method.late else nullcontext()
         with late, matmul_precision(self.precision, x.device):
@@ -107,8 +109,8 @@ class Stage:
         if grad_output is None:
             return None
         grad_input = self._backward(pending, grad_output)
-        if self.is_last or index % self.synthesizer_every:
-            del self.pending[index]  # nothing will come back
+        if not self.gets_gradient(index):
+            del self.pending[index]
         return grad_input
 
     def learn(self, index: int, grad_output: Tensor) -> Tensor | None:
@@ -118,6 +120,17 @@ class Stage:
             return self._backward(pending, grad_output)
         self.method.learn(pending.h, pending.target, grad_output)
         return None
+
+    def sends_gradient(self, index: int) -> bool:
+        """Whether ∂/∂x of a batch goes upstream."""
+        return not self.is_first and self._is_learnt_from(index)
+
+    def gets_gradient(self, index: int) -> bool:
+        """Whether a gradient comes back for a batch."""
+        return not self.is_last and self._is_learnt_from(index)
+
+    def _is_learnt_from(self, index: int) -> bool:
+        return self.gradients and index % self.synthesizer_every == 0
 
     def holds_input(self, index: int) -> bool:
         """Whether a batch's x is still needed: its update waits for the true gradient."""
@@ -137,7 +150,7 @@ class Stage:
         scale = self._check_gradients() if self.checks_gradients else 1.0
         if x is not None and x.grad is not None:
             check_grad_input(self.module, x.grad)
-            if scale < 1.0 and isinstance(self.method, SyntheticGradient):
+            if scale < 1.0 and self.method.predicts:
                 x.grad *= scale
         if self.optimizer is not None:
             self.optimizer.step()
@@ -147,10 +160,10 @@ class Stage:
         return torch.zeros_like(x) if x.grad is None else x.grad
 
     def check_weights(self) -> None:
-        """Raise `DivergenceError`, naming the layer, where a weight of the layers or of the synthesizer is not finite."""
+        """Raise `DivergenceError`, naming the layer, where a weight of the layers or of the method's model is not finite."""
         check_weights(self.module)
-        if isinstance(self.method, SyntheticGradient):
-            check_weights(self.method.synthesizer, "synthesizer")
+        if self.method.model is not None:
+            check_weights(self.method.model, "synthesizer")
 
     def _check_gradients(self) -> float:
         """Check and clip the layers' gradients; returns what they were scaled by."""
@@ -228,10 +241,11 @@ class StageSpec:
     module: nn.Sequential
     optimizer: OptimizerFactory
     loss_fn: Loss
-    synthesizer: nn.Module | None  # None in the last stage, and for methods that wait for the true gradient
+    method: MethodSpec
+    synthesizer: nn.Module | None  # None in the last stage, and for methods that want none
     synthesizer_lr: float | None  # None: that of the stage's optimizer, if it is an Adam, else 1e-3
-    classes: int  # of the labels that the synthesizer sees, 0 where it sees none
-    late: bool = False  # whether, without a synthesizer, updates come some batches late
+    classes: int  # of the labels that the method sees, 0 where it sees none
+    lag: int | None = None  # None: gradients are learnt from when they come
     synthesizer_every: int = 1
     synthesizer_matmul_precision: str | None = None
     matmul_precision: str | None = None
@@ -256,6 +270,7 @@ class StageSpec:
             self._build_method(device, optimizer),
             is_first=is_first,
             is_last=is_last,
+            gradients=self.method.gradients,
             synthesizer_every=self.synthesizer_every,
             clip_grad_norm=self.clip_grad_norm,
             checks_gradients=self.checks_gradients,
@@ -269,18 +284,16 @@ class StageSpec:
         if self.index == self.num_stages - 1:
             loss_fn = self.loss_fn.to(device) if isinstance(self.loss_fn, nn.Module) else self.loss_fn
             return LossGradient(loss_fn)
-        if self.synthesizer is None:
-            return TrueGradient(late=self.late)
-        synthesizer = self.synthesizer.to(device).train()
-        lr = self.synthesizer_lr
-        if lr is None:  # an Adam's learning rate suits another; that of SGD, say, is of another scale
-            lr = optimizer.param_groups[0]["lr"] if isinstance(optimizer, Adam | AdamW) else 1e-3
-        return SyntheticGradient(
-            synthesizer,
-            Adam(synthesizer.parameters(), lr=lr, fused=True),
-            conditioned=self.classes > 0,
-            precision=self.synthesizer_matmul_precision,
+        synthesizer = None if self.synthesizer is None else self.synthesizer.to(device).train()
+        parts = MethodParts(
+            optimizer=optimizer,
+            synthesizer=synthesizer,
+            classes=self.classes,
+            lag=self.lag,
+            synthesizer_lr=self.synthesizer_lr,
+            synthesizer_matmul_precision=self.synthesizer_matmul_precision,
         )
+        return self.method.make(parts)
 
 
 def to_device(tree: Any, device: torch.device) -> Any:

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..learning.batch import Batch
-from ..learning.method import SyntheticGradient
+from ..learning.methods.backprop import BACKPROP
 from ..learning.stage import StageSpec
 
 T = TypeVar("T")
@@ -42,7 +42,12 @@ def measure_costs(
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    spec, costs, cut_costs = replace(spec, synthesizer=None, late=False), [], []
+    spec, locked, costs, cut_costs = (
+        replace(spec, synthesizer=None),
+        replace(spec, method=BACKPROP, synthesizer=None),
+        [],
+        [],
+    )
     memory = torch.zeros(threads * CACHE // 4)
 
     def leave_cache() -> None:
@@ -52,11 +57,11 @@ def measure_costs(
     try:
         with torch.random.fork_rng(devices=[]):
             loading, batch = _fastest(load, leave_cache)
-            whole, x = _fastest(_training(spec, 0, 1, blocks, batch))[0], batch.x
+            whole, x = _fastest(_training(locked, 0, 1, blocks, batch))[0], batch.x
             for index, (block, synthesizer) in enumerate(zip(blocks, synthesizers, strict=True)):
                 place = int(_passes_gradients(blocks, index))
                 num_stages = place + 1 if index == len(blocks) - 1 else place + 2
-                train = _training(spec, place, num_stages, [block], Batch(0, x, batch.target))
+                train = _training(locked, place, num_stages, [block], Batch(0, x, batch.target))
                 seconds, x = _fastest(train)
                 costs.append(seconds)
                 cut_costs.append(_measure_synthesizer(spec, synthesizer, x, batch.target, leave_cache))
@@ -150,7 +155,6 @@ def _measure_synthesizer(
     copied = copy.deepcopy(synthesizer)
     stage = replace(spec, index=0, num_stages=2, module=module, synthesizer=copied).build(torch.device("cpu"))
     method = stage.method
-    assert isinstance(method, SyntheticGradient)
     _stand_still(method.optimizer)
     predicting, _ = _fastest(lambda: method.now(h, target), before)
     learning, _ = _fastest(lambda: method.learn(h, target, h), before)

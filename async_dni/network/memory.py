@@ -8,7 +8,7 @@ import psutil
 import torch
 from torch import nn
 
-from ..config import ConfigError
+from ..foundation.error import ConfigError
 
 
 def check_fits(make: Callable[[], nn.Module], setting: str, value: object, what: str) -> None:

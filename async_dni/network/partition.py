@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from ..config import ConfigError
+from ..foundation.error import ConfigError
 from ..learning.blocks import named_blocks
 
 

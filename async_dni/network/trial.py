@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from ..config import ConfigError
 from ..data.samples import Labels, get_batch, refused
 from ..data.stream import BatchStream, check_in_memory
+from ..foundation.error import ConfigError
 from ..learning.batch import Batch
-from ..learning.method import Loss
+from ..learning.methods import Loss, MethodSpec
 from ..learning.stage import OptimizerFactory
 from .partition import block_outputs, copied
 
@@ -29,7 +29,9 @@ class Trial:
     classes: int  # of the labels that the synthesizers see, 0: they see none
 
 
-def try_out(model: nn.Sequential, loss_fn: Loss, method: str, stream: BatchStream, eval_set: Dataset | None) -> Trial:
+def try_out(
+    model: nn.Sequential, loss_fn: Loss, method: MethodSpec, stream: BatchStream, eval_set: Dataset | None
+) -> Trial:
     """Run the first batch through a copy of the network and the loss, and a sample of the eval_set.
 
     From here on the stream knows the labels that the loss takes. Raises `ConfigError`.
@@ -48,13 +50,13 @@ def try_out(model: nn.Sequential, loss_fn: Loss, method: str, stream: BatchStrea
     return Trial(first, outputs, classes)
 
 
-def _classes(method: str, output: Tensor, target: Tensor) -> int:
-    if method != "cdni":
+def _classes(method: MethodSpec, output: Tensor, target: Tensor) -> int:
+    if not method.conditioned:
         return 0
     if output.dim() != 2 or target.dim() != 1 or target.dtype != torch.int64:
         found = f"outputs {list(output.shape)}, targets {list(target.shape)} {target.dtype}"
-        allowed = f"cdni needs outputs [batch, classes] and int64 labels [batch], not {found}"
-        raise ConfigError("method", "cdni", allowed)
+        allowed = f"{method.name} needs outputs [batch, classes] and int64 labels [batch], not {found}"
+        raise ConfigError("method", method.name, allowed)
     return output.shape[1]
 
 

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import ConfigError
-from ..data.atomic_file import write_atomically
+from ..foundation.atomic_file import write_atomically
+from ..foundation.error import ConfigError
 from ..learning.blocks import named_blocks
 
 FORMAT, VERSION = "async_dni checkpoint", 1

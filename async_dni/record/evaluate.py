@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..data.samples import Labels, get_batch
-from ..learning.method import Loss
+from ..learning.methods import Loss
 
 
 @dataclass(frozen=True)

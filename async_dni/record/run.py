@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data.stream import BatchStream
-from ..learning.method import Loss
+from ..learning.methods import Loss
 from .checkpoint import Checkpoint, save_checkpoint
 from .evaluate import Evaluation, error_percent, evaluate
 from .problems import Problems

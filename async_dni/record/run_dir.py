@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from ..config import ConfigError
-from ..data.atomic_file import write_atomically
+from ..foundation.atomic_file import write_atomically
+from ..foundation.error import ConfigError
 
 
 class RunDir:

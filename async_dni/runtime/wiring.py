@@ -16,9 +16,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import ConfigError, TrainerConfig
+from ..config import TrainerConfig
 from ..data.stream import BatchStream
+from ..foundation.error import ConfigError
 from ..learning.blocks import named_blocks
+from ..learning.methods import METHODS
 from ..learning.stage import StageSpec
 from ..record.heartbeat import Heartbeat
 from ..record.run_dir import RunDir
@@ -91,7 +93,8 @@ class Wiring:
             spec = TensorSpec.like(activations[k - 1], rows)
             both = [spec, TensorSpec.like(target, rows)]
             down[k] = TensorQueue(context, capacity, both, producer=bells[k - 1], consumer=bells[k])
-            up[k] = TensorQueue(context, capacity, [spec], producer=bells[k], consumer=bells[k - 1])
+            if METHODS[config.method].gradients:
+                up[k] = TensorQueue(context, capacity, [spec], producer=bells[k], consumer=bells[k - 1])
         flags = context.RawArray(ctypes.c_byte, 2)
         threads = threads_per_worker(config)
         cores = assign_cores(num_stages, threads, available_cores()) if config.pin_cores else [None] * num_stages

@@ -228,7 +228,7 @@ class Worker:
     def _send_gradient(self, index: int, grad_input: Tensor | None) -> None:
         """Send ∂/∂x upstream; where there should be one and is none, a message that says so."""
         queue = self.spec.gradient_out
-        if queue is None or index % self.stage.synthesizer_every or has_sent(queue, index):
+        if queue is None or not self.stage.sends_gradient(index) or has_sent(queue, index):
             return
         while not queue.has_room():
             self.telemetry.enter("wait_room")
@@ -352,7 +352,7 @@ class Worker:
             else:
                 self._restore(error)
             self.telemetry.skipped()
-            if self.stage.is_last or index % self.stage.synthesizer_every or self.stage.holds_input(index):
+            if not self.stage.gets_gradient(index) or self.stage.holds_input(index):
                 self.stage.forget(index)
             return None
         if updates and not self.stage.holds_input(index):

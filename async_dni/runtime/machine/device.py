@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ...config import ConfigError
+from ...foundation.error import ConfigError
 
 
 def assign_devices(device_map: str, workers: int) -> list[str]:

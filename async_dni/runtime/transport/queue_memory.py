@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import psutil
 from torch import Tensor
 
-from ...config import ConfigError
+from ...foundation.error import ConfigError
 from .tensor_queue import TensorSpec
 
 

@@ -1,4 +1,4 @@
-"""The reference networks, as `nn.Sequential` of blocks; a cut may fall between any two blocks."""
+"""The paper's fully connected network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 
 from torch import nn
+
+from .model import ModelSpec
 
 
 def fcn(
@@ -25,14 +27,10 @@ def fcn(
     return nn.Sequential(*hidden, nn.Sequential(*_flatten(layers - 1), nn.Linear(sizes[-1], num_classes)))
 
 
-def tanh(width: int = 2048, *, input_shape: Sequence[int] = (1, 28, 28), num_classes: int = 10) -> nn.Sequential:
-    """One hidden layer of tanh units: the stock MNIST demo that the seed of this project started from.
-
-    Input `[batch, *input_shape]`, output: logits `[batch, num_classes]`.
-    """
-    hidden = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), width), nn.Tanh())
-    return nn.Sequential(hidden, nn.Linear(width, num_classes))
-
-
 def _flatten(block: int) -> list[nn.Module]:
     return [nn.Flatten()] if block == 0 else []
+
+
+FCN = ModelSpec(
+    name="fcn", help="Linear, BatchNorm, ReLU blocks; 3 layers of 256", make=fcn, settings={"layers": 3, "width": 256}
+)

@@ -1,0 +1,29 @@
+"""Data sets, one file each; a new one is a file and a line here. `data_set.py` says what one is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...foundation.registry import Registry
+from .cifar10 import CIFAR10
+from .data_set import DEFAULT_DATA_DIR, DatasetSpec
+from .fashion_mnist import FASHION_MNIST
+from .mnist import MNIST
+
+__all__ = ["DATASETS", "DatasetSpec", "load_dataset"]
+
+DATASETS = Registry("dataset", "async_dni.datasets", [MNIST, FASHION_MNIST, CIFAR10])
+
+
+def load_dataset(
+    name: str = "mnist", data_dir: Path | str | None = None, image_size: int | None = None
+) -> tuple[Any, Any]:
+    """The training and the test set of `mnist`, `fashion-mnist` or `cifar10`, read by torchvision, or of another name.
+
+    MNIST is unpacked on first use from the archives that ship with the repository; the others are downloaded by
+    torchvision, unless their files are in `data_dir` already. `image_size=32` pads 28×28 images with zeros.
+    Raises `ConfigError` for an unknown name and where files are missing and can't be had.
+    """
+    root = Path(data_dir) if data_dir is not None else DEFAULT_DATA_DIR
+    return DATASETS[name].load(root, image_size)

@@ -1,0 +1,112 @@
+"""Data sets of images that torchvision reads."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...foundation.error import ConfigError
+from ..image_dataset import ImageDataset
+from ..samples import DataError, Labels
+
+CLASSES = 10  # of all of them
+
+
+def _nothing(root: Path) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class TorchvisionSet:
+    """A class of torchvision.datasets with 10 classes of square images."""
+
+    name: str
+    kind: str  # the class
+    folder: str  # where its files are, below the data directory
+    size: int  # of its images, pixels
+    downloads: bool = True
+    prepare: Callable[[Path], None] = _nothing  # puts the files there, where they are elsewhere
+
+    def load(self, data_dir: Path, image_size: int | None = None) -> tuple[ImageDataset, ImageDataset]:
+        """The training and the test set; images of 28×28 are padded with zeros where 32 are asked for.
+
+        Raises `ConfigError` where files are missing and can't be had.
+        """
+        size = image_size or self.size
+        if size not in (self.size, 32):
+            allowed = f"{self.name} has images of {self.size}×{self.size}; allowed: {self.size} or 32"
+            raise ConfigError("image_size", image_size, allowed)
+        self.prepare(data_dir)
+        train, test = (self._read(data_dir, is_train) for is_train in (True, False))
+        mean, std = _channel_statistics(train[0])
+        pad = (size - self.size) // 2
+        return ImageDataset(*train, mean, std, pad), ImageDataset(*test, mean, std, pad)
+
+    def _read(self, root: Path, train: bool) -> tuple[Tensor, Tensor]:
+        """Images `[samples, channels, height, width]` uint8 and labels `[samples]` int64, checked."""
+        folder = root / self.folder
+        try:
+            data = getattr(_torchvision_datasets(), self.kind)(root, train=train, download=self.downloads)
+        except Exception as error:  # torchvision checks little, so damaged files raise whatever they lead it to
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            allowed = f"{self.name} can't be read or downloaded; its files go to {folder} ({reason})"
+            raise ConfigError("data_dir", root, allowed) from None
+        images, labels = torch.as_tensor(data.data), torch.as_tensor(data.targets)
+        images = images.permute(0, 3, 1, 2).contiguous() if images.dim() == 4 else images.unsqueeze(1)
+        if problem := _problem(images, labels, self.size):
+            raise ConfigError("data_dir", root, f"{'training' if train else 'test'} files in {folder}: {problem}")
+        return images, labels
+
+
+def _torchvision_datasets() -> Any:
+    """torchvision.datasets, also where torchvision's compiled operators can't be loaded.
+
+    The registry's torchvision is built against a CUDA build of torch; beside a CPU build its operators don't load, and
+    its import then fails on registering shape functions for two of them. The data sets need no operator: declared,
+    not defined, the two names are enough.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            import torchvision.datasets
+        except RuntimeError as error:
+            if "torchvision::nms" not in str(error):
+                raise
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            for operator in ("nms", "qnms"):
+                library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            import torchvision.datasets
+
+            torchvision.datasets._operators = library  # declared for as long as the module lives
+    return torchvision.datasets
+
+
+def _problem(images: Tensor, labels: Tensor, size: int) -> str | None:
+    """What is wrong with a data set's images `[samples, channels, height, width]` and labels."""
+    if not len(images) or len(images) != len(labels):
+        return f"{len(images)} images and {len(labels)} labels; allowed: as many, and at least one"
+    if images.shape[2:] != (size, size):
+        return f"images of {images.shape[2]}×{images.shape[3]}; allowed: {size}×{size}"
+    try:
+        Labels(CLASSES).check(labels, torch.arange(len(labels)))
+    except DataError as error:
+        return f"{error.subject} {error.problem}"
+    return None
+
+
+def _channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, of pixels in [0, 1], from a histogram (exact and small)."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in range(images.shape[1]):
+        share = torch.bincount(images[:, channel].flatten(), minlength=256).to(torch.float64)
+        share /= share.sum()
+        mean.append(float((share * levels).sum()))
+        std.append(float((share * (levels - mean[-1]) ** 2).sum().sqrt()))
+    return mean, std

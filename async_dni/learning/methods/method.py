@@ -1,0 +1,85 @@
+"""How a stage comes by the gradient that it updates with: what a method is, and what it says of itself.
+
+A method is a class (`Method`) and a description beside it (`MethodSpec`), in one file of this folder, and a line in
+`__init__.py`. Settings, trainer, command line and documentation read descriptions; no other file names a method.
+
+    last stage             LossGradient       ∂L/∂h, from the loss itself
+    backprop, delayed      TrueGradient       None: the update waits (backprop: for each batch; delayed: some batches)
+    dni, cdni              SyntheticGradient  M(h) or M(h, y), and M learns ‖M(h) − δ‖²
+
+(Jaderberg et al., *Decoupled Neural Interfaces using Synthetic Gradients*, arXiv 1608.05343, section 2.)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""`CrossEntropyLoss`'s signature: outputs `[batch, ...]`, targets `[batch, ...]` → a scalar, a mean over the batch."""
+
+
+class Method(ABC):
+    """What a stage asks of its method.
+
+    `now` answers with the gradient of the loss with respect to the stage's output h, or with None where the stage has to
+    wait for the true one. `learn` is told the gradient that came back from the next stage, for a batch that `now` answered.
+    """
+
+    waits: bool = False  # whether `now` answers None
+    late: bool = False  # whether the stage updates on other batches between a batch's forward and backward pass
+    predicts: bool = False  # whether what `now` answers is a prediction, which may run away
+    model: nn.Module | None = None  # of the method's own, such as a synthesizer
+    optimizer: Optimizer | None = None  # the model's
+    loss: Tensor | None = None  # of the newest batch that `now` or `learn` saw, a scalar; None where there is none
+
+    @abstractmethod
+    def now(self, h: Tensor, target: Tensor) -> Tensor | None:
+        """The gradient to update with at once, shaped like h, or None: wait for the true one."""
+
+    def learn(self, h: Tensor, target: Tensor, grad_output: Tensor) -> None:  # noqa: B027  (most learn nothing)
+        """Learn from the gradient that came back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Take up what `state_dict` gave."""
+
+
+@dataclass(frozen=True)
+class MethodParts:
+    """What a stage's method may be made of."""
+
+    optimizer: Optimizer | None  # of the stage's layers; None where none has a parameter
+    synthesizer: nn.Module | None  # on the stage's device; None where the method wants none
+    classes: int  # of the labels that the method sees, 0: it sees none
+    lag: int | None  # None: gradients are learnt from when they come
+    synthesizer_lr: float | None = None
+    synthesizer_matmul_precision: str | None = None
+
+
+def _anything(config: Any) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """What a method says of itself. Picklable, as workers get it."""
+
+    name: str
+    help: str  # a few words
+    make: Callable[[MethodParts], Method]  # for all stages but the last
+    waits: bool = False  # whether each update waits for the gradient that comes back
+    gradients: bool = True  # whether stages send gradients upstream
+    synthesizer: bool = False  # whether it wants a synthesizer
+    conditioned: bool = False  # whether it sees the labels
+    lag: int | None = None  # the only one that it can have
+    synthesizer_hidden: tuple[int, ...] = ()  # hidden widths of its synthesizers, where none are given
+    check: Callable[[Any], None] = _anything  # raises `ConfigError` where other settings can't go with it

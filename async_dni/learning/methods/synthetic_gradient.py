@@ -1,0 +1,104 @@
+"""DNI's gradient: predicted by a synthesizer."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW, Optimizer
+
+from ..divergence import check_loss
+from ..optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
+from ..precision import matmul_precision, prediction_precision
+from .method import Method, MethodParts
+
+
+class SyntheticGradient(Method):
+    """DNI and cDNI: a synthesizer predicts the gradient, and learns from the one that comes back.
+
+    `conditioned`: the synthesizer sees the labels (cDNI). Predictions and targets are per-sample gradients; those of
+    stages are of a batch mean, so they differ by the number of rows. `precision`: of the synthesizer's products
+    (`precision.py`), None: by their size. A prediction's own error is far larger than what is rounded off.
+    """
+
+    predicts = True
+    model: nn.Module
+    optimizer: Optimizer
+
+    def __init__(
+        self, synthesizer: nn.Module, optimizer: Optimizer, *, conditioned: bool, precision: str | None
+    ) -> None:
+        self.model, self.optimizer, self.conditioned = synthesizer, optimizer, conditioned
+        self.precision = precision
+        self._parameters = list(synthesizer.parameters())
+        self._set_gradients = getattr(synthesizer, "set_gradients", None)  # of one that needs no autograd
+
+    def now(self, h: Tensor, target: Tensor) -> Tensor:
+        with torch.no_grad(), self._multiplying(h):
+            prediction = self._predict(h, target)
+            return torch.div(prediction, len(h), out=self._room(prediction))
+
+    def learn(self, h: Tensor, target: Tensor, grad_output: Tensor) -> None:
+        """One step on the squared error, summed over features and averaged over the batch, of a fresh prediction.
+
+        The prediction made by `now` would save a product of matrices, but regressing on what older weights said is a
+        delayed feedback loop, and oscillates.
+        """
+        rows = len(h)
+        # Σ (M(h) − rows·δ)² / rows has the gradient 2 (M(h) − rows·δ) / rows with respect to the prediction, which is
+        # handed on as it is: one pass over the features instead of four.
+        clear_gradients(self._parameters)
+        self.loss = None
+        with self._multiplying(h):
+            with torch.set_grad_enabled(self._set_gradients is None):
+                prediction = self._predict(h, target)
+            with torch.no_grad():
+                error = torch.sub(prediction, grad_output, alpha=rows, out=self._room(prediction))
+                loss = torch.linalg.vector_norm(error).square_().div_(rows)
+            check_loss(loss, "synthesizer's loss")
+            self.loss = loss
+            error.mul_(2 / rows)
+            if self._set_gradients is None:
+                prediction.backward(error)
+            else:
+                self._set_gradients(h, self._labels(target), error)
+        self.optimizer.step()
+
+    def _room(self, prediction: Tensor) -> Tensor | None:
+        """Where what is made of a prediction goes: into it, unless autograd, or somebody else, may want it as it is."""
+        return None if self._set_gradients is None else prediction
+
+    def _multiplying(self, h: Tensor) -> AbstractContextManager[None]:
+        return matmul_precision(prediction_precision(self.precision, h), h.device)
+
+    def _predict(self, h: Tensor, target: Tensor) -> Tensor:
+        return self.model(h, self._labels(target))
+
+    def _labels(self, target: Tensor) -> Tensor | None:
+        return target if self.conditioned else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "synthesizer": self.model.state_dict(),
+            "optimizer": optimizer_state(self.optimizer, self.model),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["synthesizer"])
+        load_optimizer_state(self.optimizer, self.model, state["optimizer"])
+
+
+def make_synthetic_gradient(parts: MethodParts) -> SyntheticGradient:
+    """Of a stage's synthesizer, with an Adam of its own."""
+    assert parts.synthesizer is not None
+    lr = parts.synthesizer_lr
+    if lr is None:  # an Adam's learning rate suits another; that of SGD, say, is of another scale
+        lr = parts.optimizer.param_groups[0]["lr"] if isinstance(parts.optimizer, Adam | AdamW) else 1e-3
+    return SyntheticGradient(
+        parts.synthesizer,
+        Adam(parts.synthesizer.parameters(), lr=lr, fused=True),
+        conditioned=parts.classes > 0,
+        precision=parts.synthesizer_matmul_precision,
+    )

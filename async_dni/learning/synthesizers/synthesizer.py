@@ -1,0 +1,49 @@
+"""Synthesizers: models of the gradient that a stage's output will receive.
+
+A synthesizer is any `nn.Module` called as `synthesizer(h, labels)`: h `[batch, *features]`, the stage's output; labels
+`[batch]` int64 (cDNI), or None (DNI). It returns `[batch, *features]`: for
+each sample, the gradient of *that sample's* loss with respect to h. A batch-mean loss divides gradients by the batch
+size; predicting the undivided ones keeps the targets of one scale for every batch size.
+
+One that knows its own gradients may have `set_gradients(h, labels, grad_output)`, which is called in place of autograd;
+what it returns is then changed in place, so it must be a new tensor.
+
+The last layer starts at zero, so that the first synthetic gradients are zero and do no harm (section 4 of
+Jaderberg et al., *Decoupled Neural Interfaces using Synthetic Gradients*, arXiv 1608.05343).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SynthesizerFactory = Callable[[Sequence[int], Sequence[int], int], nn.Module]
+"""Shape of one sample of the stage's output, hidden widths, classes of the labels that it sees (0: none)."""
+
+
+@dataclass(frozen=True)
+class SynthesizerSpec:
+    """A synthesizer, as it says of itself."""
+
+    name: str
+    help: str  # a few words
+    make: SynthesizerFactory
+    has_hidden: bool = True  # whether it takes hidden widths
+    takes: str = "[features]"  # the shapes of outputs that it is for, for a person
+    fits: Callable[[Sequence[int]], bool] = lambda features: True  # whether it is for outputs of this shape
+
+
+def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Labels `[batch]` int64 as rows `[batch, classes]`."""
+    return F.one_hot(labels, classes).to(dtype)
+
+
+def zeroed(layer: nn.Module) -> nn.Module:
+    """A layer that puts out zero at first."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer

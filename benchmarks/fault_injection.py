@@ -114,7 +114,7 @@ def watched(restart_delay: float = 0.0) -> Iterator[Watched]:
             super()._bury(worker, death)
             run.deaths.append(buried)
 
-    with patch("async_dni.trainer.Supervisor", Watching):
+    with patch("async_dni.fit.in_workers.Supervisor", Watching):
         yield run
 
 

@@ -146,7 +146,7 @@ SETTINGS = [
     bad("--split=", "--split: got ; allowed: increasing whole numbers"),
     bad("--method ddg", "--method: got ddg; allowed: cdni, dni, delayed, backprop"),
     bad("--model resnet", "--model: got resnet; allowed: fcn, tanh"),
-    bad("--model tanh --layers 5", "--layers: got 5; tanh takes width"),
+    bad("--model tanh --layers 5", "--layers: got 5; tanh has 2 layers"),
     bad("--layers 0", "--layers: got 0; allowed: a whole number of at least 1"),
     bad("--layers 1000000", "--layers: got 1000000; allowed: a whole number of at least 1 and at most 10000"),
     bad("--width 0", "--width: got 0; allowed: a whole number of at least 1"),

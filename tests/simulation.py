@@ -31,6 +31,7 @@ from async_dni.learning.methods import METHODS
 from async_dni.learning.stage import StageSpec
 from async_dni.learning.synthesizers import make_synthesizer
 from async_dni.record.heartbeat import Heartbeat
+from async_dni.record.schedule import Schedule
 from async_dni.record.telemetry import Telemetry
 from async_dni.runtime.machine.interruption import Interruption
 from async_dni.runtime.snapshots import Snapshots
@@ -161,10 +162,7 @@ class Simulation:
                 threads=1,
                 cores=None,
                 seed=0,
-                steps=plan.steps,
-                start=0,
-                eval_every=plan.eval_every,
-                checkpoint_every=plan.checkpoint_every,
+                schedule=Schedule(0, plan.steps, plan.eval_every, plan.checkpoint_every),
                 lag=1 if plan.method == "backprop" else plan.lag,
                 drops=plan.drops,
                 stream=BatchStream(dataset, ROWS, plan.steps, seed=0) if k == 0 else None,

@@ -19,6 +19,7 @@ import async_dni
 from async_dni import ConfigError, ExperimentConfig, ImageDataset, Trainer, TrainerConfig, TrainResult
 from async_dni.cli import flag
 from async_dni.data import sets
+from async_dni.fit.prepare import find_run_dir, make_stream
 from async_dni.network.trial import check_last_batch
 
 FIELDS = {
@@ -69,8 +70,8 @@ def load_dataset(name: str, data_dir: Path | None, image_size: int | None) -> tu
 
 def fit(self: Trainer, train_set: Any, *, epochs: int | None, steps: int | None, **rest: Any) -> TrainResult:
     """What `Trainer.fit` looks at first, and no training."""
-    check_last_batch(self._stream(train_set, epochs, steps), [self.model])
-    run_dir = self._run_dir()
+    check_last_batch(make_stream(self.config, train_set, epochs, steps), [self.model])
+    run_dir = find_run_dir(self.config)
     if self.config.resume is not None:
         raise ConfigError("resume", self.config.resume, "nothing is to be resumed here")
     summary = {"method": self.config.method, "num_workers": 0, "steps": 1, "samples": 1, "wall_seconds": 1.0}

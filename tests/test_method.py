@@ -201,7 +201,7 @@ def test_a_restored_synthesizer_goes_on_the_same():
     method = synthetic()
     method.optimizer = torch.optim.Adam(method.model.parameters(), 0.01)
     restored = synthetic()
-    restored.optimizer = torch.optim.Adam(restored.synthesizer.parameters(), 0.01)
+    restored.optimizer = torch.optim.Adam(restored.model.parameters(), 0.01)
     batches = [(torch.randn(ROWS, FEATURES), torch.randn(ROWS, FEATURES)) for _ in range(4)]
     for h, delta in batches[:2]:
         method.learn(h, target, delta)

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from async_dni import ConfigError, Trainer
 from async_dni.data.stream import BatchStream
 from async_dni.learning.blocks import named_blocks
+from async_dni.learning.methods import MethodSpec
+from async_dni.learning.methods.cdni import CDNI
+from async_dni.learning.methods.dni import DNI
 from async_dni.network.memory import check_fits
 from async_dni.network.partition import block_outputs, partition
 from async_dni.network.trial import optimizer_name, try_out
@@ -33,7 +36,7 @@ class Counts(nn.Module):
         return x + 0 * torch.rand(1)
 
 
-def tried(model: nn.Sequential, data: Any = None, eval_set: Any = None, method: str = "cdni") -> Any:
+def tried(model: nn.Sequential, data: Any = None, eval_set: Any = None, method: MethodSpec = CDNI) -> Any:
     stream = BatchStream(data or Pairs(), 10, 4, seed=0)
     return try_out(model, nn.CrossEntropyLoss(), method, stream, eval_set)
 
@@ -48,12 +51,12 @@ def test_trying_out_changes_neither_the_network_nor_random_numbers() -> None:
     assert all(module.training for module in model.modules())
     assert [list(h.shape) for h in trial.outputs] == [[10, 6]] * 5 + [[10, 2]]
     assert torch.equal(trial.first.x, BatchStream(Pairs(), 10, 4, seed=0)[0].x), "nothing worked on it in place"
-    assert (trial.classes, tried(model, method="dni").classes) == (2, 0)
+    assert (trial.classes, tried(model, method=DNI).classes) == (2, 0)
 
 
 def test_batch_of_one_sample_can_be_tried_out() -> None:
     stream = BatchStream(Pairs(), 1, 4, seed=0)
-    trial = try_out(network(nn.BatchNorm1d(6)), nn.CrossEntropyLoss(), "cdni", stream, None)
+    trial = try_out(network(nn.BatchNorm1d(6)), nn.CrossEntropyLoss(), CDNI, stream, None)
     assert trial.outputs[-1].shape == (1, 2)
 
 

@@ -97,7 +97,7 @@ class Supervisor:
     def run(self) -> list[dict[str, Any]]:
         """Start, watch, and return every worker's totals. Raises `WorkerError` where a worker fails."""
         try:
-            self.deaths, self._full_cut = [[] for _ in self.specs], self.specs[0].start
+            self.deaths, self._full_cut = [[] for _ in self.specs], self.specs[0].schedule.start
             self.interruption.on_signal = self.stop
             for spec, receiver in zip(self.specs, self.receivers, strict=True):
                 self._workers.append(self._start(spec, receiver))

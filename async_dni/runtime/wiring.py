@@ -24,6 +24,7 @@ from ..learning.methods import METHODS
 from ..learning.stage import StageSpec
 from ..record.heartbeat import Heartbeat
 from ..record.run_dir import RunDir
+from ..record.schedule import Schedule
 from .machine import parent_death
 from .machine.device import assign_cores, available_cores
 from .machine.environment import environment
@@ -31,7 +32,7 @@ from .snapshots import Snapshots
 from .transport.doorbell import Doorbell
 from .transport.memory_file import MemoryFile
 from .transport.tensor_queue import TensorQueue, TensorSpec
-from .worker import WorkerSpec, is_multiple
+from .worker import WorkerSpec
 
 _starting = threading.Lock()  # the environment is every thread's
 
@@ -61,56 +62,43 @@ def worker_context(threads: int = 1) -> Any:
 
 @dataclass(frozen=True)
 class Wiring:
-    """What the workers of a run have in common; `connect` makes each worker's part."""
+    """All that the workers of a run are made from; `connect` makes each worker's part."""
 
     config: TrainerConfig
     stream: BatchStream
-    start: int  # batches that were trained on before
-    eval_every: int  # steps between cuts of the layers, 0: at the end only
-    checkpoint_every: int  # steps between full cuts, 0: at the end only
+    schedule: Schedule
     devices: Sequence[str]
     run_dir: RunDir | None
+    stages: list[bytes]  # pickled; `connect` leaves none of them, as the workers' parts hold them then
+    outputs: Sequence[Tensor]  # an example of each stage's, [batch, *features], and
+    target: Tensor  # of targets, [batch, ...]: to allocate queues by
 
-    def is_cut(self, step: int) -> bool | None:
-        """None: no cut is due after `step` batches; else whether it is a full one."""
-        is_full = is_multiple(step, self.checkpoint_every)
-        return is_full if is_full or is_multiple(step, self.eval_every) else None
-
-    def connect(
-        self, context: Any, stages: Sequence[bytes], activations: Sequence[Tensor], target: Tensor
-    ) -> tuple[list[WorkerSpec], list[Connection]]:
-        """What each worker is made from, and the receiving ends of their event pipes.
-
-        `stages` are pickled; `activations[k]` is an output of stage k, `[batch, *features]`, and `target` are targets,
-        to allocate queues by.
-        """
-        config, num_stages = self.config, len(stages)
-        bells = [Doorbell() for _ in stages]
+    def connect(self, context: Any) -> tuple[list[WorkerSpec], list[Connection]]:
+        """What each worker is made from, and the receiving ends of their event pipes. Allocates what they share."""
+        config, num_stages = self.config, len(self.stages)
+        bells = [Doorbell() for _ in self.stages]
         rows, capacity = config.batch_size, config.queue_capacity
         down: list[TensorQueue | None] = [None] * (num_stages + 1)  # down[k] leads to stage k, up[k] from it
         up: list[TensorQueue | None] = [None] * (num_stages + 1)
         for k in range(1, num_stages):
-            spec = TensorSpec.like(activations[k - 1], rows)
-            both = [spec, TensorSpec.like(target, rows)]
+            spec = TensorSpec.like(self.outputs[k - 1], rows)
+            both = [spec, TensorSpec.like(self.target, rows)]
             down[k] = TensorQueue(context, capacity, both, producer=bells[k - 1], consumer=bells[k])
             if METHODS[config.method].gradients:
                 up[k] = TensorQueue(context, capacity, [spec], producer=bells[k], consumer=bells[k - 1])
         flags = context.RawArray(ctypes.c_byte, 2)
         threads = threads_per_worker(config)
         cores = assign_cores(num_stages, threads, available_cores()) if config.pin_cores else [None] * num_stages
-        pipes = [context.Pipe(duplex=False) for _ in stages]
+        pipes = [context.Pipe(duplex=False) for _ in self.stages]
         specs = [
             WorkerSpec(
                 index=k,
-                stage=MemoryFile(stages[k]),
+                stage=MemoryFile(self.stages.pop(0)),
                 device=self.devices[k],
                 threads=threads,
                 cores=cores[k],
                 seed=config.seed,
-                steps=self.stream.steps,
-                start=self.start,
-                eval_every=self.eval_every,
-                checkpoint_every=self.checkpoint_every,
+                schedule=self.schedule,
                 lag=config.effective_lag,
                 drops=config.overflow == "drop",
                 stream=self.stream if k == 0 else None,
@@ -119,7 +107,7 @@ class Wiring:
                 gradient_in=up[k + 1],
                 gradient_out=up[k],
                 doorbell=bells[k],
-                heartbeat=Heartbeat(context, self.start),
+                heartbeat=Heartbeat(context, self.schedule.start),
                 snapshots=Snapshots(context),
                 snapshot_every=config.snapshot_every,
                 on_divergence=config.on_divergence,

@@ -36,6 +36,7 @@ from ..learning.divergence import DivergenceError
 from ..learning.stage import Stage, to_device
 from ..record.heartbeat import Heartbeat
 from ..record.run_dir import RunDir
+from ..record.schedule import Schedule
 from ..record.telemetry import INTERVAL, Telemetry
 from .events import Cut, to_bytes
 from .open_cut import OpenCut
@@ -59,10 +60,7 @@ class WorkerSpec:
     threads: int
     cores: tuple[int, ...] | None
     seed: int
-    steps: int
-    start: int  # batches of the stream that were trained on before
-    eval_every: int  # steps between cuts of the layers, 0: at the end only
-    checkpoint_every: int  # steps between full cuts, 0: at the end only
+    schedule: Schedule
     lag: int | None  # None: gradients are learnt from when they come
     drops: bool  # when the activation queue is full
     stream: BatchStream | None  # stage 0's
@@ -95,7 +93,7 @@ class Worker:
         # gradients that are not due yet, by batch index; None: it will not come
         self.arrived: dict[int, Tensor | None] = {}
         self.open_cuts: list[OpenCut] = []
-        self.last_cut = max(spec.start, spec.last_cut)
+        self.last_cut = max(spec.schedule.start, spec.last_cut)
         self.last_snapshot = self.restored_at = -1
         self.in_hand: Batch | None = None
         self.end: int | None = None  # the number of batches in the stream, once it is known
@@ -392,8 +390,7 @@ class Worker:
     def _cut_until(self, step: int) -> None:
         """Make the cuts that are due up to `step` batches."""
         for cut in range(self.last_cut + 1, step + 1):
-            is_full = is_multiple(cut, self.spec.checkpoint_every)
-            if cut < self.spec.steps and (is_full or is_multiple(cut, self.spec.eval_every)):
+            if (is_full := self.spec.schedule.cut_after(cut)) is not None:
                 self._cut(cut, is_full, is_final=False)
         self.last_cut = max(self.last_cut, step)
 
@@ -439,8 +436,3 @@ def has_sent(queue: TensorQueue | None, index: int) -> bool:
     """Whether the message of a batch was put before, by this worker or one that died."""
     last = None if queue is None else queue.last_index
     return last is not None and last >= index
-
-
-def is_multiple(step: int, every: int) -> bool:
-    """Whether `step` is a multiple of `every`; none is of 0."""
-    return bool(every) and step % every == 0

@@ -82,7 +82,7 @@ def _build(spec: WorkerSpec, send_event: Callable[[object], None]) -> Worker:
         for queue in (spec.activation_in, spec.activation_out, spec.gradient_in, spec.gradient_out):
             if queue is not None:
                 queue.pin_memory()
-    telemetry = Telemetry(spec.start, spec.heartbeat)
+    telemetry = Telemetry(spec.schedule.start, spec.heartbeat)
     worker = Worker(spec, stage, telemetry, send_event)
     if (snapshot := spec.snapshots.load()) is not None:
         worker.take_over(snapshot)

@@ -19,4 +19,4 @@ def tanh(width: int = 2048, *, input_shape: Sequence[int] = (1, 28, 28), num_cla
     return nn.Sequential(hidden, nn.Linear(width, num_classes))
 
 
-TANH = ModelSpec(name="tanh", help="one hidden layer of 2048", make=tanh, settings={"width": 2048})
+TANH = ModelSpec(name="tanh", help="one hidden layer of 2048", make=tanh, settings={"width": 2048}, fixed={"layers": 2})

@@ -1,0 +1,47 @@
+"""A run's stages are trained in this process, in a defined order."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from ..record.run import Run
+from ..record.telemetry import record_all
+from ..runtime.machine.interruption import Interruption
+from ..runtime.serial import Serial
+from ..runtime.wiring import threads_per_worker
+from .job import Job
+from .plan import Plan
+from .prepare import Prepared
+from .trained import Trained
+
+
+def train_in_process(job: Job, prepared: Prepared, plan: Plan, run: Run, interruption: Interruption) -> Trained:
+    """Train to the end of the stream, or to an early one. Raises `DivergenceError`."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads_per_worker(job.config))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return _drive(job, prepared, plan, run, interruption)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _drive(job: Job, prepared: Prepared, plan: Plan, run: Run, interruption: Interruption) -> Trained:
+    stages = [stage.build(torch.device("cpu")) for stage in plan.stages]
+    serial = Serial(stages, job.config.effective_lag or 1, job.config.seed)
+    states = [stage.state for stage in plan.stages if stage.state is not None]
+    if states:
+        serial.restore(states)
+
+    def before_batch(step: int) -> bool:
+        if (is_full := prepared.schedule.cut_after(step)) is not None:
+            run.on_cut(step, copy.deepcopy(serial.states() if is_full else serial.layers()), is_full, False)
+        return interruption.number is None
+
+    run.on_start()
+    with record_all(serial.telemetry, prepared.run_dir, run.on_record):
+        step = serial.run(prepared.stream, prepared.schedule.start, before_batch)
+    run.on_cut(step, serial.states(), True, True)
+    return Trained(serial.totals(), [[] for _ in stages])

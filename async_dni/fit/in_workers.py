@@ -1,0 +1,55 @@
+"""A run's stages are wired, and trained, each in a worker of its own."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from ..data.samples import check_picklable
+from ..record.run import Run
+from ..runtime.machine.interruption import Interruption
+from ..runtime.supervisor import Listener, Patience, Supervisor
+from ..runtime.transport.queue_memory import check_queues
+from ..runtime.wiring import Wiring, pickle_stage, threads_per_worker, worker_context
+from .job import Job
+from .plan import Plan
+from .prepare import Prepared
+from .trained import Trained
+
+
+def wire(job: Job, prepared: Prepared, plan: Plan) -> Wiring:
+    """All that workers are made from. Raises `ConfigError` where it can't be sent to them, or their queues don't fit."""
+    config, stream, target = job.config, prepared.stream, prepared.trial.first.target
+    stages = [pickle_stage(stage) for stage in plan.stages]
+    check_picklable(stream.dataset, "train_set")
+    check_queues(config.queue_capacity, config.batch_size, plan.outputs, target)
+    return Wiring(config, stream, prepared.schedule, job.devices, prepared.run_dir, stages, plan.outputs, target)
+
+
+def train_in_workers(job: Job, wiring: Wiring, run: Run, interruption: Interruption) -> Trained:
+    """Train to the end of the stream, or to an early one. Raises `WorkerError`."""
+    config = job.config
+    context = worker_context(threads_per_worker(config))
+    specs, receivers = wiring.connect(context)
+    listener = Listener(
+        on_start=run.on_start,
+        on_record=run.on_record,
+        on_cut=run.on_cut,
+        on_warning=job.progress.on_warning,
+        on_failure=partial(_salvage, job, run),
+    )
+    patience = Patience(config.start_timeout, config.heartbeat_timeout, config.max_restarts)
+    supervisor = Supervisor(context, specs, receivers, listener, patience, interruption)
+    totals = supervisor.run()
+    return Trained(totals, supervisor.deaths)
+
+
+def _salvage(job: Job, run: Run, snapshots: list[tuple[int, dict[str, Any]]]) -> None:
+    """Keep the stages' last snapshots of a run that failed as a checkpoint, where a run can go on from them.
+
+    They need not be of the same batch. With a fixed lag the result is to depend on the seed alone, so there they must.
+    """
+    steps = [step for step, _ in snapshots]
+    is_exact = job.config.effective_lag == 1 and job.config.waits and len(set(steps)) == 1
+    if len(snapshots) == job.config.workers and min(steps) > 0 and (is_exact or job.config.effective_lag is None):
+        run.on_failure(min(steps), [{**state, "pending": [], "gradients": {}} for _, state in snapshots])

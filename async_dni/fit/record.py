@@ -1,0 +1,66 @@
+"""The records of a run are opened: its directory and config.json, and what becomes of its cuts."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ..learning.blocks import named_blocks
+from ..learning.precision import prediction_precision
+from ..record.run import Run
+from ..runtime.wiring import threads_per_worker
+from .job import Job
+from .plan import Plan
+from .prepare import Prepared
+
+
+def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, Any]) -> Run:
+    """Make the run's directory, if it has one, and tell what the run goes on from. Raises `ConfigError`."""
+    run_dir, checkpoint = prepared.run_dir, prepared.checkpoint
+    if run_dir is not None:
+        run_dir.create(resuming=checkpoint is not None)
+        run_dir.write_config(_config(job, prepared, plan, settings))
+    if checkpoint is not None:
+        if job.method.synthesizer and (afresh := checkpoint.new_cuts(plan.split)):
+            job.progress.on_note(f"new cuts after blocks {', '.join(afresh)}: their synthesizers start afresh")
+        job.progress.on_note(f"going on from step {checkpoint.step}")
+    return Run(
+        job.model,
+        job.loss_fn,
+        prepared.eval_set,
+        prepared.stream,
+        run_dir,
+        job.progress,
+        eval_every=prepared.schedule.eval_every,
+        keep_checkpoints=job.config.keep_checkpoints,
+        threads=threads_per_worker(job.config),
+        about={
+            "identity": prepared.identity,
+            "blocks": [name for name, _ in named_blocks(job.model)],
+            "split": plan.split,
+        },
+        wall_seconds=0.0 if checkpoint is None else checkpoint.wall_seconds,
+    )
+
+
+def _config(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
+    """Every setting, as given, and under "used" what came of those that were left to us."""
+    given = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in {**dataclasses.asdict(job.config), **settings}.items()
+    }
+    precision = job.config.synthesizer_matmul_precision
+    used = {
+        "split": plan.split,
+        "devices": job.devices,
+        "threads_per_worker": threads_per_worker(job.config),
+        "synthesizer_hidden": list(job.config.hidden),
+        "synthesizer_matmul_precision": [
+            prediction_precision(precision, h) for h in plan.outputs[:-1] if job.method.synthesizer
+        ],
+        "lag": job.config.effective_lag,
+        "steps": prepared.stream.steps,
+        "steps_per_epoch": prepared.stream.steps_per_epoch,
+    }
+    return {**given, "used": used}

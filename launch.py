@@ -42,14 +42,18 @@ def run(arguments: Sequence[str] | None) -> int:
         WorkerError,
         load_dataset,
     )
-    from async_dni.cli import make_model, make_optimizer, make_parser, parse, refuse
+    from async_dni.cli import load_plugins, make_model, make_optimizer, make_parser, named_plugins, parse, refuse
     from async_dni.record.progress import Progress
     from async_dni.view.live import LiveProgress
     from async_dni.view.plain import PlainProgress
     from async_dni.view.summary import print_summary
 
-    parser = make_parser("launch.py", TrainerConfig, ExperimentConfig)
     console = Console()
+    try:
+        load_plugins(named_plugins(arguments))
+    except ConfigError as error:
+        return refuse("launch.py", error)
+    parser = make_parser("launch.py", TrainerConfig, ExperimentConfig)
     try:
         config, experiment = parse(parser, arguments, TrainerConfig, ExperimentConfig)
         if config.run_dir is None and config.resume is None:
@@ -66,7 +70,7 @@ def run(arguments: Sequence[str] | None) -> int:
             train_set, epochs=epochs, steps=experiment.steps, eval_set=test_set, settings=dataclasses.asdict(experiment)
         )
     except ConfigError as error:
-        return refuse(parser, error)
+        return refuse(parser.prog, error)
     except WorkerError as error:
         print(f"{error.details}launch.py: {error}", file=sys.stderr)
         return 1

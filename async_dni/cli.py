@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
+import os
 import sys
 import types
 import typing
@@ -49,7 +51,7 @@ def make_parser(prog: str, *configs: type) -> Parser:
                 options["type"] = _converter(hints[field.name])
             text = field.metadata["help"] + (f": {registry.help()}" if registry else "")
             text = text.replace("%", "%%")
-            if field.default is not None and field.default is not False:
+            if field.default not in (None, False, ()):
                 text += f" (default: {field.default})"
             # a flag that is not given leaves no trace, so that a resumed run's own settings can show through
             group.add_argument(flag(field.name), default=argparse.SUPPRESS, help=text, **options)
@@ -69,7 +71,7 @@ def _converter(hint: Any) -> Any:
         else [hint]
     )
     kind = kinds[0]
-    convert = kind if kind in (int, float, str, Path) else _numbers
+    convert = kind if kind in (int, float, str, Path) else _words if str in typing.get_args(kind) else _numbers
     if str in kinds and int in kinds:
         convert = _number_or_word
 
@@ -86,6 +88,10 @@ def _number_or_word(text: str) -> int | str:
     return int(text) if text.lstrip("-").isdigit() else text
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()
+
+
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(item) for item in text.split(",")) if text else ()
 
@@ -97,12 +103,36 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, *con
     """
     given = vars(parser.parse_args(arguments))
     values = {**resumed_settings(Path(given["resume"]), given), **given} if given.get("resume") else given
+    load_plugins(values.get("plugin", ()))
     made = []
     for config in configs:
         hints = typing.get_type_hints(config)
         names = [field.name for field in dataclasses.fields(config) if field.name in values]
         made.append(config(**{name: from_json(values[name], hints[name]) for name in names}))
     return made
+
+
+def named_plugins(arguments: Sequence[str] | None) -> tuple[str, ...]:
+    """The plugins that a command line names: they come before all else, as its help text lists what they add."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--plugin", type=_words, default=())
+    try:
+        plugins: tuple[str, ...] = parser.parse_known_args(arguments)[0].plugin
+    except argparse.ArgumentError:
+        return ()  # whoever parses the whole says what is wrong
+    return plugins
+
+
+def load_plugins(names: Sequence[str]) -> None:
+    """Import modules that register something, also from the working directory. Raises `ConfigError`."""
+    if names and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # workers get the path, too
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError("plugin", name, f"it can't be imported ({reason})") from error
 
 
 def resumed_settings(path: Path, given: dict[str, Any]) -> dict[str, Any]:
@@ -147,9 +177,9 @@ def make_optimizer(experiment: ExperimentConfig) -> OptimizerFactory:
     return partial(torch.optim.Adam, **settings)
 
 
-def refuse(parser: argparse.ArgumentParser, error: ConfigError) -> int:
+def refuse(program: str, error: ConfigError) -> int:
     """Say what was wrong with a setting; exit status 2."""
-    print(one_line(f"{parser.prog}: {flag(error.setting)}: got {cut(error.shown)}; {error.allowed}"), file=sys.stderr)
+    print(one_line(f"{program}: {flag(error.setting)}: got {cut(error.shown)}; {error.allowed}"), file=sys.stderr)
     return 2
 
 

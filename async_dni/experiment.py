@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .data.sets import DATASETS
 from .foundation.error import ConfigError
-from .foundation.option import MOST_UNITS, Checked, number, one_of, option, path, whole
+from .foundation.option import MOST_UNITS, Checked, number, one_of, option, path, whole, words
 from .network.models import MODELS
 
 OPTIMIZERS = ("adam", "sgd")
@@ -18,6 +18,12 @@ IMAGE_SIZES = (28, 32)
 class ExperimentConfig(Checked):
     """What is trained: the network, data set, optimizer and length that the command line names."""
 
+    plugin: tuple[str, ...] = option(
+        (),
+        "modules to import first, separated by commas, whose methods, synthesizers, networks and data sets can then be named",
+        words,
+        metavar="MODULES",
+    )
     model: str = option("fcn", "network", registry=MODELS)
     layers: int | None = option(
         None, "layers of the network, the output layer included; default: its own", whole(1, 10_000), metavar="N"

@@ -21,21 +21,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from harness import (
-    WIDTH,
-    Case,
-    Measured,
-    Metric,
-    Published,
-    cases,
-    chosen_from,
-    fit,
-    parse_arguments,
-    positive,
-    report,
-    spread,
-    take_turns,
-)
+from case import Case, Measured, Metric, Published, cases, spread
+from harness import WIDTH, chosen_from, fit, parse_arguments, positive, report, take_turns
 from rich.console import Console
 from rich.table import Table
 from torch import nn

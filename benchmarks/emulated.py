@@ -17,7 +17,8 @@ from typing import Any
 from unittest import mock
 
 import torch
-from harness import Measured, Metric, fit
+from case import Measured, Metric
+from harness import fit
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 

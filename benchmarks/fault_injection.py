@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import harness  # noqa: F401  (it finds the package)
+import checkout  # noqa: F401  (it finds the package)
 import psutil
 
 from async_dni.runtime.supervisor import Supervisor
-from async_dni.runtime.worker import START
+from async_dni.runtime.worker_spec import START
 
 HELPERS = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")  # they live as long as their process
 

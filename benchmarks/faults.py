@@ -38,8 +38,9 @@ from typing import Any
 
 import psutil
 import torch
+from case import Case, Metric
 from fault_injection import Leftovers, Watched, meanwhile, unreleased, watched
-from harness import Case, Metric, chosen_from, parse_arguments, positive, report
+from harness import chosen_from, parse_arguments, positive, report
 
 from async_dni import Trainer, TrainResult, fcn, load_dataset
 from async_dni.config import ConfigError

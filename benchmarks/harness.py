@@ -22,59 +22,30 @@ and, in the cases that have any,
 from __future__ import annotations
 
 import argparse
-import faulthandler
 import math
 import os
-import signal
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-# The scripts are run from a checkout, and measure that checkout, whether or not the package is installed.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import checkout  # noqa: F401  (it finds the package)
 import torch
+from case import Case, Measured, cases, spread
 from rich.console import Console
 from rich.table import Table
-from torch import distributed
-from torch.multiprocessing.spawn import start_processes
 from torch.utils.data import Dataset
 
 from async_dni import Trainer, TrainResult
 from async_dni.record.run_dir import environment, write_json
-from async_dni.runtime.wiring import worker_context
-from async_dni.runtime.worker_process import die_with_trainer
 
 WIDTH = 140  # of what is printed into a file
-GRACE = 2.0  # seconds that a process has to end after SIGTERM, before SIGKILL
 
 T = TypeVar("T")
 K = TypeVar("K")
-Curve = Sequence[tuple[float, float]]  # seconds of training, and the metric then
-
-
-@dataclass(frozen=True)
-class Metric:
-    """Something that is measured; `stage` where it is one stage's."""
-
-    name: str
-    unit: str
-    stage: int | None = None
-
-    @property
-    def title(self) -> str:
-        """The name, with the stage."""
-        return self.name if self.stage is None else f"stage {self.stage}: {self.name}"
-
-
-Measured = Mapping[Metric, float]
 
 
 @dataclass(frozen=True)
@@ -84,63 +55,6 @@ class Contender:
     name: str
     measure: Callable[[], Measured]
     warm_up: Callable[[], object] | None = None
-
-
-@dataclass(frozen=True)
-class Published:
-    """A figure that others report, in the metric's unit."""
-
-    value: float
-    source: str  # with the label that is to stand wherever the figure does
-
-
-@dataclass
-class Case:
-    """One metric, measured for every contender under the same settings."""
-
-    name: str
-    metric: Metric
-    settings: dict[str, Any]
-    rounds: dict[str, list[float]]  # of each contender
-    panel: str  # of the plot, that the case is drawn in
-    reference: str | None = None  # the contender whose ratios to the others are taken
-    ratios: dict[str, list[float]] = field(default_factory=dict)
-    formulas: dict[str, float] = field(default_factory=dict)  # computed, in the metric's unit
-    published: dict[str, Published] = field(default_factory=dict)  # by the contender that repeats it
-    missing: dict[str, str] = field(default_factory=dict)  # contenders without a number, and why
-    curves: dict[str, list[Curve]] = field(default_factory=dict)  # of each contender, in each round
-
-    def as_dict(self) -> dict[str, Any]:
-        """The case as the JSON file holds it."""
-        unit = self.metric.unit
-        published = {name: {"unit": unit, **vars(figure)} for name, figure in self.published.items()}
-        some = {"published": published, "missing": self.missing, "curves": self.curves}
-        return {
-            "name": f"{self.name}: {self.metric.title}",
-            "metric": self.metric.name,
-            "settings": self.settings,
-            "contenders": {name: {"unit": unit, **spread(rounds)} for name, rounds in self.rounds.items()},
-            "ratios": {name: spread(rounds) for name, rounds in self.ratios.items()},
-            "formulas": {name: {"unit": unit, "value": value} for name, value in self.formulas.items()},
-            **{key: value for key, value in some.items() if value},
-        }
-
-    def add_ratio(self, name: str, other: str, label: str | None = None) -> None:
-        """The ratio of two contenders, round by round; none where the other measured 0."""
-        if all(self.rounds[other]):
-            pairs = zip(self.rounds[name], self.rounds[other], strict=True)
-            self.ratios[f"{name} / {label or other}"] = [a / b for a, b in pairs]
-
-    def add_ratio_to_best(self, name: str, group: str, others: Sequence[str]) -> None:
-        """The ratio to that one of the others whose median is the highest."""
-        if present := [other for other in others if other in self.rounds]:
-            best = max(present, key=lambda other: statistics.median(self.rounds[other]))
-            self.add_ratio(name, best, f"best {group} ({best})")
-
-
-def spread(rounds: Sequence[float]) -> dict[str, Any]:
-    """Median, minimum, maximum, and the rounds they are of."""
-    return {"median": statistics.median(rounds), "min": min(rounds), "max": max(rounds), "rounds": list(rounds)}
 
 
 def parse_arguments(
@@ -245,28 +159,6 @@ def compare(
 
 def _without_round(measure: Callable[[], T], number: int) -> T:
     return measure()
-
-
-def cases(
-    name: str,
-    settings: dict[str, Any],
-    results: Mapping[str, Sequence[Measured]],
-    reference: str | None = None,
-    panel: str | None = None,
-) -> list[Case]:
-    """A case for each metric that a contender has."""
-    metrics = dict.fromkeys(metric for measured in results.values() for metric in measured[0])
-    made = []
-    for metric in metrics:
-        rounds = {key: [m[metric] for m in measured] for key, measured in results.items() if metric in measured[0]}
-        stage = {} if metric.stage is None else {"stage": metric.stage}
-        case = Case(name, metric, {**settings, **stage}, rounds, panel or name, reference)
-        if reference is not None and reference in rounds:
-            for other in rounds:
-                if other != reference:
-                    case.add_ratio(reference, other)
-        made.append(case)
-    return made
 
 
 def report(
@@ -404,57 +296,3 @@ def fit(trainer: Trainer, data: Dataset, steps: int, eval_set: Dataset | None = 
     if restarts := sum(worker["restarts"] for worker in result.summary["workers"]):
         raise RuntimeError(f"workers were restarted {restarts} times, so nothing was measured")
     return result
-
-
-def run_ranks(function: Callable[..., None], ranks: int, arguments: Sequence[Any], timeout: float = 600.0) -> Any:
-    """Run `function(rank, results, *arguments)` in fresh processes; returns what one of them sent through `results`, once.
-
-    The processes are forked from a server that has loaded torch, as the trainer's workers are. Raises where one fails,
-    with its traceback, and leaves none behind. One that hangs says where before it is ended, on standard error.
-    """
-    received, results = worker_context().Pipe(duplex=False)
-    context = start_processes(
-        _rank, (function, results, *arguments), ranks, join=False, daemon=True, start_method="forkserver"
-    )
-    results.close()  # the ranks' copies are the only ones now
-    try:
-        deadline = time.monotonic() + timeout
-        while not context.join(timeout=max(0.0, deadline - time.monotonic())):
-            if time.monotonic() >= deadline:
-                for process in context.processes:
-                    with suppress(ProcessLookupError):
-                        os.kill(process.pid, signal.SIGUSR1)
-                    process.join(GRACE)  # one after the other, as they share standard error
-                raise TimeoutError(f"{function.__name__} did not end within {timeout:g} seconds")
-        return received.recv()
-    finally:
-        _end(context.processes)
-        received.close()
-
-
-def _rank(rank: int, function: Callable[..., None], results: Any, *arguments: Any) -> None:
-    die_with_trainer()
-    faulthandler.register(signal.SIGUSR1)
-    function(rank, results, *arguments)
-
-
-def _end(processes: Sequence[Any]) -> None:
-    for stop in ("terminate", "kill"):
-        for process in processes:
-            if process.is_alive():
-                getattr(process, stop)()
-        deadline = time.monotonic() + GRACE
-        for process in processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-
-
-@contextmanager
-def process_group(rank: int, ranks: int, rendezvous: Path) -> Iterator[None]:
-    """A gloo group that meets in a file and talks over the loopback device."""
-    if Path("/sys/class/net/lo").exists():
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()

@@ -24,13 +24,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import checkout  # noqa: F401  (it finds the package)
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-
-# The script is run from a checkout, and checks that checkout, whether or not the package is installed.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from async_dni import ImageDataset, Trainer, fcn, load_dataset
 from async_dni.data.stream import BatchStream

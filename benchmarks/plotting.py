@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import Case, Curve, spread
+from case import Case, Curve, spread
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 

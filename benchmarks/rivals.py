@@ -1,6 +1,6 @@
 """What PyTorch itself offers to train the same network with: each in fresh processes, timed by rank 0 after a warm-up.
 
-Every function here is a process's entry, for `harness.run_ranks`. `results` gets samples per second.
+Every function here is a process's entry, for `ranks.run_ranks`. `results` gets samples per second.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import process_group
+from ranks import process_group
 from torch import Tensor, distributed, nn
 from torch.utils.data import TensorDataset
 

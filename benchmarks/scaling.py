@@ -23,8 +23,9 @@ from functools import partial
 from typing import Any
 
 import torch
+from case import Case, Measured, Metric
 from emulated import BATCH_SIZE, train_emulated, update_rates
-from harness import Case, Contender, Measured, Metric, compare, fit, parse_arguments, report
+from harness import Contender, compare, fit, parse_arguments, report
 
 from async_dni import Trainer, fcn, load_dataset
 from async_dni.record.progress import Progress

@@ -16,7 +16,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from harness import Case, Metric, cases, chosen_from, fit, listed, parse_arguments, positive, report, take_turns
+from case import Case, Metric, cases
+from harness import chosen_from, fit, listed, parse_arguments, positive, report, take_turns
 
 from async_dni import Trainer, fcn, load_dataset
 

@@ -38,7 +38,9 @@ from typing import Any
 
 import rivals
 import torch
-from harness import Case, Contender, Measured, Metric, compare, fit, parse_arguments, positive, report, run_ranks
+from case import Case, Measured, Metric
+from harness import Contender, compare, fit, parse_arguments, positive, report
+from ranks import run_ranks
 
 from async_dni import ImageDataset, Trainer, fcn, load_dataset
 from async_dni.config import MATMUL_PRECISIONS

@@ -33,8 +33,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from case import Case, Metric
 from courses import Course, Courses, Point, best_rate, fastest_rate, lowest_error, times_to, why_missing
-from harness import Case, Metric, chosen_from, fit, listed, parse_arguments, positive, report, run_ranks, take_turns
+from harness import chosen_from, fit, listed, parse_arguments, positive, report, take_turns
+from ranks import run_ranks
 from torch import nn
 from weight_history import keeping, replay
 
@@ -123,7 +125,7 @@ def train_locked(threads: int, training: Training, lr: float, seed: int) -> Cour
 
 
 def locked(rank: int, results: Any, threads: int, training: Training, lr: float, seed: int) -> None:
-    """The process's entry, for `harness.run_ranks`."""
+    """The process's entry, for `ranks.run_ranks`."""
     torch.set_num_threads(threads)
     model, loss_fn = training.network(seed).train(), nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)

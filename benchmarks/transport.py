@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from harness import Case, Contender, Measured, Metric, compare, parse_arguments, process_group, report, run_ranks
+from case import Case, Measured, Metric
+from harness import Contender, compare, parse_arguments, report
+from ranks import process_group, run_ranks
 from torch import Tensor, distributed
 from torch.multiprocessing import get_context
 

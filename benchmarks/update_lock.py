@@ -25,8 +25,9 @@ from functools import partial
 from typing import Any
 
 import torch
+from case import Case, Measured
 from emulated import locks, train, train_emulated, transit_delay, update_rates
-from harness import Case, Contender, Measured, compare, parse_arguments, report
+from harness import Contender, compare, parse_arguments, report
 
 from async_dni import TrainResult, fcn, load_dataset
 from async_dni.runtime.machine.device import available_cores

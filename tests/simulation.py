@@ -37,7 +37,8 @@ from async_dni.runtime.machine.interruption import Interruption
 from async_dni.runtime.snapshots import Snapshots
 from async_dni.runtime.supervisor import Listener, Patience, Supervisor, _State
 from async_dni.runtime.transport.tensor_queue import _RELEASED, _WRITTEN, TensorQueue, TensorSpec
-from async_dni.runtime.worker import STOP, Worker, WorkerSpec
+from async_dni.runtime.worker import Worker
+from async_dni.runtime.worker_spec import STOP, WorkerSpec
 
 WIDTH, CLASSES, ROWS = 4, 3, 2
 SHARED = SimpleNamespace(RawArray=lambda kind, size: (kind * size)())  # memory that threads share
@@ -293,7 +294,7 @@ class Simulation:
 def without_bytes() -> Iterator[None]:
     """Cuts reach the supervisor as they are: their bytes would take most of the time."""
     with (
-        patch("async_dni.runtime.worker.to_bytes", lambda state: state),
+        patch("async_dni.runtime.cuts.to_bytes", lambda state: state),
         patch("async_dni.runtime.supervisor.from_bytes", lambda state: state),
     ):
         yield

@@ -23,7 +23,7 @@ from async_dni.runtime import supervisor
 from async_dni.runtime.events import Finished
 from async_dni.runtime.machine.interruption import Interruption
 from async_dni.runtime.supervisor import INTERVAL, Listener, Patience, Supervisor, _State
-from async_dni.runtime.worker import START
+from async_dni.runtime.worker_spec import START
 
 
 class Hangs(nn.Module):

@@ -66,6 +66,12 @@ def number(*, above: float | None = None, least: float | None = None, below: flo
     return check
 
 
+def words(value: Any) -> str | None:
+    """Check that a value is a sequence of words (it may be empty)."""
+    fits = isinstance(value, tuple | list) and all(isinstance(item, str) and item for item in value)
+    return None if fits else "allowed: words, separated by commas"
+
+
 def widths(value: Any) -> str | None:
     """Check that a value is a sequence of numbers of units (it may be empty)."""
     fits = isinstance(value, Sequence) and all(type(item) is int and 1 <= item <= MOST_UNITS for item in value)

@@ -20,8 +20,8 @@ from typing import Any
 
 from .events import Cut, EventReceiver, Failed, Finished, Ready, Recorded, from_bytes
 from .machine.interruption import Interruption
-from .worker import START, STOP, WorkerSpec
 from .worker_process import DUMP, worker_main
+from .worker_spec import START, STOP, WorkerSpec
 
 GRACE = 2.0  # seconds that a worker has to end after SIGTERM, before SIGKILL
 GUARD = 'a script that trains must do so under `if __name__ == "__main__":`, as workers import it'

@@ -32,7 +32,7 @@ from .snapshots import Snapshots
 from .transport.doorbell import Doorbell
 from .transport.memory_file import MemoryFile
 from .transport.tensor_queue import TensorQueue, TensorSpec
-from .worker import WorkerSpec
+from .worker_spec import WorkerSpec
 
 _starting = threading.Lock()  # the environment is every thread's
 

@@ -25,7 +25,8 @@ from ..view.output import Output
 from .events import Failed, Finished, Ready, Recorded, send_event
 from .machine.parent_death import die_with_parent
 from .serial import stage_rng
-from .worker import START, Worker, WorkerSpec
+from .worker import Worker
+from .worker_spec import START, WorkerSpec
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def _build(spec: WorkerSpec, send_event: Callable[[object], None]) -> Worker:
     if (snapshot := spec.snapshots.load()) is not None:
         worker.take_over(snapshot)
     elif stage_spec.state is not None:
-        worker.arrived = to_device(stage_spec.state["gradients"], device)
+        worker.gradients.arrived = to_device(stage_spec.state["gradients"], device)
         if stage_spec.state["rng"] is not None:
             torch.set_rng_state(stage_spec.state["rng"])
     log.info(

@@ -1,0 +1,60 @@
+"""A stage's cuts: made when they are due, sent when they are whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..learning.stage import Stage
+from ..record.telemetry import Telemetry
+from .events import Cut, to_bytes
+from .guard import Guard
+from .open_cut import OpenCut
+from .worker_spec import WorkerSpec
+
+
+class Cuts:
+    """Those that were made and not sent yet, and which ones are due."""
+
+    def __init__(
+        self, spec: WorkerSpec, stage: Stage, telemetry: Telemetry, guard: Guard, send_event: Callable[[object], None]
+    ) -> None:
+        self.spec, self.stage, self.telemetry, self.guard = spec, stage, telemetry, guard
+        self.send_event = send_event
+        self.open: list[OpenCut] = []
+        self.last = max(spec.schedule.start, spec.last_cut)  # batches up to which cuts were made
+
+    def due(self, step: int) -> Iterator[tuple[int, bool]]:
+        """The cuts that are due up to `step` batches: after how many, and whether it is a full one."""
+        for cut in range(self.last + 1, step + 1):
+            if (is_full := self.spec.schedule.cut_after(cut)) is not None:
+                yield cut, is_full
+        self.last = max(self.last, step)
+
+    def make(self, step: int, is_full: bool, is_final: bool, arrived: Mapping[int, Tensor | None]) -> None:
+        """Copy the stage's state after `step` batches; `arrived`: the gradients that it has, and has not learnt from."""
+        self.telemetry.enter("snapshot")
+        self.guard.check_weights()
+        state: dict[str, Any] = {"model": self.stage.module.state_dict()}
+        if is_full:
+            state = {**self.stage.state_dict(), "rng": torch.get_rng_state(), "gradients": {}}
+        cut = OpenCut(step, is_full, is_final, state)
+        for index, gradient in arrived.items():
+            cut.add(index, gradient)
+        self.open.append(cut)
+        self.send_whole()
+
+    def add(self, index: int, gradient: Tensor | None) -> None:
+        """A gradient came, which may be missing in some of them."""
+        for cut in self.open:
+            cut.add(index, gradient)
+
+    def send_whole(self) -> None:
+        """Send those that miss nothing any more, in their order."""
+        while self.open and not self.open[0].missing:
+            self.telemetry.enter("snapshot")
+            cut = self.open.pop(0)
+            self.send_event(Cut(cut.step, cut.is_full, cut.is_final, to_bytes(cut.state)))

@@ -80,4 +80,10 @@ class Registry(Generic[T]):
 
     def help(self) -> str:
         """All of them, each with what it is, for a help text."""
-        return "; ".join(f"{thing.name} ({thing.help})" for thing in self.values())
+        return "; ".join(f"{name} ({self._help_of(name)})" for name in self)
+
+    def _help_of(self, name: str) -> str:
+        try:
+            return self[name].help
+        except ConfigError:
+            return "can't be loaded"  # which is told to who names it

@@ -1,0 +1,185 @@
+"""A method and a synthesizer from outside the package, which is not touched for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from test_launch import ROOT
+from torch import nn
+
+from async_dni import METHODS, SYNTHESIZERS, ConfigError, Trainer, TrainerConfig
+from async_dni.foundation.registry import Registry
+
+PLUGIN = Path(__file__).with_name("toys.py")
+
+
+@pytest.fixture
+def toys() -> Iterator[None]:
+    """The plugin, for one test."""
+    import toys
+
+    METHODS.add(toys.IMITATION)
+    SYNTHESIZERS.add(toys.BIAS)
+    yield
+    METHODS.remove("imitation")
+    SYNTHESIZERS.remove("bias")
+
+
+def launch(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`launch.py`, where it has to find the plugin by itself."""
+    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A working directory with the plugin's file in it."""
+    (tmp_path / "toys.py").write_text(PLUGIN.read_text())
+    return tmp_path
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Sequential(nn.Linear(6, 5), nn.ReLU()), nn.Linear(5, 5), nn.Linear(5, 3))
+
+
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(90, 6, generator=generator), torch.randint(3, (90,), generator=generator)
+
+
+def reference(steps: int) -> nn.Sequential:
+    """What `imitation` comes to: each block is trained by autograd, on what the one before it puts out before its update."""
+    model, (x, y) = network(), data()
+    optimizers = [torch.optim.SGD(block.parameters(), lr=0.1) for block in model]
+    for step in range(steps):
+        generator = torch.Generator().manual_seed(step // 3)  # of seed 0 and the epoch
+        rows = torch.randperm(90, generator=generator)[step % 3 * 30 :][:30]
+        h = x[rows]
+        for k, (block, optimizer) in enumerate(zip(model, optimizers, strict=True)):
+            out = block(h.detach())
+            hot = nn.functional.pad(nn.functional.one_hot(y[rows], 3), (0, out.shape[1] - 3))
+            loss = (out - hot).square().sum() / 60
+            if k == 2:
+                loss = nn.functional.cross_entropy(out, y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            h = out
+    return model
+
+
+@pytest.mark.parametrize("settings", [{"serial": True}, {}, {"queue_capacity": 1}])
+def test_method_without_a_gradient_queue_trains_as_autograd_does(toys: None, settings: dict[str, object]) -> None:
+    trainer = Trainer(network(), method="imitation", batch_size=30, optimizer=sgd, **settings)
+    result = trainer.fit(data(), steps=7)
+    for (name, trained), expected in zip(
+        result.model.state_dict().items(), reference(7).state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(trained, expected, msg=name)
+    assert [worker["updates"] for worker in result.summary["workers"]] == [7] * 3
+
+
+def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """A factory that can be sent to a worker."""
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+def test_synthesizer_by_its_name_predicts_in_every_stage_but_the_last(toys: None) -> None:
+    from toys import Bias
+
+    _, stages, _ = Trainer(network(), synthesizer="bias", batch_size=30).cut(data())
+    assert [type(stage.synthesizer) for stage in stages] == [Bias, Bias, type(None)]
+    result = Trainer(network(), synthesizer="bias", batch_size=30).fit(data(), steps=6)
+    assert [worker["synthesizer_updates"] for worker in result.summary["workers"]] == [6, 6, 0]
+
+
+def test_method_says_what_it_can_not_go_with(toys: None) -> None:
+    with pytest.raises(ConfigError, match="lag: got 2; with imitation no gradient comes back; allowed: none"):
+        TrainerConfig(method="imitation", lag=2)
+    with pytest.raises(ConfigError, match="synthesizer: got linear; imitation has no synthesizers; allowed: none"):
+        TrainerConfig(method="imitation", synthesizer="linear")
+    with pytest.raises(ConfigError, match="synthesizer_hidden: got 8; the bias synthesizer has no hidden layers"):
+        TrainerConfig(synthesizer="bias", synthesizer_hidden=(8,))
+    with pytest.raises(ConfigError, match="method: got imitation; imitation needs outputs"):
+        Trainer(network(), method="imitation", batch_size=30).fit((data()[0], torch.randn(90)), steps=1)
+
+
+def test_synthesizer_that_does_not_fit_an_output_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"synthesizer: got convolutional; it is for outputs \[channels, height"):
+        Trainer(network(), synthesizer="convolutional", batch_size=30).fit(data(), steps=1)
+
+
+def test_command_line_trains_with_what_a_plugin_names_and_resumes_it(directory: Path) -> None:
+    small = ("--layers", "3", "--width", "16", "--batch-size", "500", "--quiet")
+    chosen = ("--plugin", "toys", "--method", "imitation")
+    first = launch(*chosen, *small, "--steps", "4", "--run-dir", "run", cwd=directory)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert first.stdout.startswith("imitation, 3 workers: 4 steps")
+    assert json.loads((directory / "run" / "config.json").read_text())["plugin"] == ["toys"]
+    again = launch("--resume", "run", "--steps", "6", cwd=directory)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout.startswith("imitation, 3 workers: 6 steps (from 4)")
+    with_bias = launch("--plugin", "toys", "--synthesizer", "bias", *small, "--steps", "3", cwd=directory)
+    assert (with_bias.returncode, with_bias.stderr) == (0, "")
+
+
+def test_help_lists_what_a_plugin_adds(directory: Path) -> None:
+    said = launch("--plugin", "toys", "--help", cwd=directory).stdout
+    assert "imitation (of a loss of each stage's own)" in " ".join(said.split())
+    assert "{convolutional,linear,mlp,bias}" in said
+
+
+def test_entry_point_of_an_installed_package_is_a_name(directory: Path) -> None:
+    installed = directory / "toys-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
+    points = "[async_dni.methods]\nimitation = toys:IMITATION\n[async_dni.synthesizers]\nbroken = toys:NOTHING\n"
+    (installed / "entry_points.txt").write_text(points)
+    elsewhere = directory / "elsewhere"
+    elsewhere.mkdir()
+    small = ("--layers", "2", "--workers", "2", "--batch-size", "500", "--quiet", "--steps", "2")
+    run = launch("--method", "imitation", *small, cwd=elsewhere, PYTHONPATH=str(directory))
+    assert (run.returncode, run.stderr) == (0, "")
+    broken = launch("--synthesizer", "broken", *small, cwd=elsewhere, PYTHONPATH=str(directory))
+    assert broken.returncode == 2
+    assert broken.stderr.startswith(
+        "launch.py: --synthesizer: got broken; toys:NOTHING can't be loaded (AttributeError"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "it can't be imported (ModuleNotFoundError: No module named 'mine')"),
+        ("1 / 0", "it can't be imported (ZeroDivisionError: division by zero)"),
+        (
+            "import dataclasses, async_dni\n"
+            "async_dni.METHODS.add(dataclasses.replace(async_dni.METHODS['dni'], name='cdni'))",
+            "it can't be imported (ValueError: there is another method 'cdni')",
+        ),
+    ],
+)
+def test_plugin_that_can_not_be_imported_is_refused(content: str | None, said: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "mine.py").write_text(content)
+    run = launch("--plugin", "mine", cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == f"launch.py: --plugin: got mine; {said}\n"
+
+
+def test_registry_is_asked_by_name_and_lists_in_order() -> None:
+    registry = Registry("method", "async_dni.nobody", METHODS.values())
+    assert list(registry) == ["cdni", "dni", "delayed", "backprop"]
+    assert "cdni" in registry
+    assert "ddg" not in registry
+    with pytest.raises(ConfigError, match="method: got ddg; allowed: cdni, dni, delayed, backprop"):
+        registry["ddg"]
+    assert registry.add(METHODS["dni"]) is METHODS["dni"], "the same again"

@@ -27,6 +27,7 @@ OVERFLOWS = ("block", "drop")
 DIVERGENCE_ACTIONS = ("stop", "skip", "restore")
 MATMUL_PRECISIONS = tuple(PRECISIONS)
 MOST_WORKERS = 1024
+MOST_THREADS = 1024  # a worker
 
 __all__ = ["MATMUL_PRECISIONS", "ConfigError", "TrainerConfig"]
 
@@ -105,8 +106,9 @@ class TrainerConfig(Checked):
     )
     threads_per_worker: int | None = option(
         None,
-        "threads of each worker's arithmetic; default: the cores shared out, at least 1",
-        whole(1, 1024),
+        "threads of each worker's arithmetic; default: OMP_NUM_THREADS, where it is set, else the cores (of a container, as many "
+        "as its quota is whole cores) shared out, at least 1",
+        whole(1, MOST_THREADS),
         metavar="N",
     )
     pin_cores: bool = option(False, "pin each worker to cores of its own, in turn", action="store_true")

@@ -28,8 +28,8 @@ from emulated import BATCH_SIZE, train_emulated, update_rates
 from harness import Contender, compare, fit, parse_arguments, report
 
 from async_dni import Trainer, fcn, load_dataset
+from async_dni.foundation.cores import usable_cores
 from async_dni.record.progress import Progress
-from async_dni.runtime.machine.device import available_cores
 
 THROUGHPUT, MEMORY = Metric("throughput", "samples/s"), Metric("largest worker", "MB rss")
 LOCKED, ALONE = "backprop", "one stage alone"
@@ -126,7 +126,7 @@ def measure_real(length: Length, rounds: int) -> list[Case]:
     """More workers for the same network."""
     data, _ = load_dataset("mnist")
     torch.manual_seed(0)
-    network, cores = fcn(20, 256), len(available_cores())
+    network, cores = fcn(20, 256), usable_cores()
     measured = []
     for workers in range(1, cores + 1):
         contenders = [

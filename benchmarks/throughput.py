@@ -45,8 +45,8 @@ from ranks import run_ranks
 from async_dni import ImageDataset, Trainer, fcn, load_dataset
 from async_dni.config import MATMUL_PRECISIONS
 from async_dni.data.stream import BatchStream
+from async_dni.foundation.cores import usable_cores
 from async_dni.learning.stage import StageSpec
-from async_dni.runtime.machine.device import available_cores
 
 THROUGHPUT = Metric("throughput", "samples/s")
 COMPUTING = "computing"  # of a stage, in milliseconds a batch
@@ -104,7 +104,7 @@ class Bench:
         self.data = whole_batches(data, workload.batch_size)
         torch.manual_seed(0)
         self.model = fcn(workload.layers, workload.width)
-        self.cores = len(available_cores())
+        self.cores = usable_cores()
         self.threads = max(1, self.cores // workload.workers)
         self.splits: dict[str, list[int]] = {}
 

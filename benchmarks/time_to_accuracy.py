@@ -42,8 +42,8 @@ from weight_history import keeping, replay
 
 from async_dni import ImageDataset, Trainer, fcn, load_dataset
 from async_dni.data.stream import BatchStream
+from async_dni.foundation.cores import usable_cores
 from async_dni.record.evaluate import error_percent, evaluate
-from async_dni.runtime.machine.device import available_cores
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "cdni": {"method": "cdni"},
@@ -112,7 +112,7 @@ def make_trainer(name: str, workers: int, training: Training, lr: float, seed: i
         seed=seed,
         synthesizer_lr=training.synthesizer_lr * lr,
         optimizer=partial(torch.optim.Adam, lr=lr, fused=True),
-        threads_per_worker=max(1, len(available_cores()) // workers),
+        threads_per_worker=max(1, usable_cores() // workers),
         device_map="cpu",
         **SETTINGS[name],
     )
@@ -140,7 +140,7 @@ def contenders() -> dict[str, Callable[[Training, float, int], Course]]:
     """All of them by name, called with the learning rate and the seed."""
     trains: dict[str, Callable[[Training, float, int], Course]] = {}
     trains |= {contender: partial(train_in_workers, *which) for contender, which in ASYNC.items()}
-    for threads in sorted({1, len(available_cores())}):
+    for threads in sorted({1, usable_cores()}):
         trains[f"locked ({threads} thread{'s' * (threads > 1)})"] = partial(train_locked, threads)
     return trains
 
@@ -232,7 +232,7 @@ def measure(training: Training, options: argparse.Namespace) -> list[Case]:
         "learning_rates": options.learning_rates,
         "seeds": list(range(options.rounds)),
         "optimizer": "fused Adam",
-        "cores": len(available_cores()),
+        "cores": usable_cores(),
     }
     targets = sorted(options.targets, reverse=True)
     at_best = f"{training.name}: each at its best learning rate"

@@ -30,7 +30,7 @@ from emulated import locks, train, train_emulated, transit_delay, update_rates
 from harness import Contender, compare, parse_arguments, report
 
 from async_dni import TrainResult, fcn, load_dataset
-from async_dni.runtime.machine.device import available_cores
+from async_dni.foundation.cores import usable_cores
 
 METHODS = ("backprop", "cdni", "delayed")
 REAL_BATCH_SIZE = 250
@@ -66,7 +66,7 @@ QUICK = Length(0.005, 20, 4, (3,), (2,), (10,), (1,), (0, 20))
 
 def full_length() -> Length:
     """The whole benchmark; real stages up to two a core."""
-    real = tuple(workers for workers in (2, 4, 8, 16) if workers <= 2 * len(available_cores()))
+    real = tuple(workers for workers in (2, 4, 8, 16) if workers <= 2 * usable_cores())
     return Length(0.01, 200, 20, (2, 4, 8, 16), real, (2, 5, 10), (1, STAGES - 1), (0, 10, 30, 100))
 
 
@@ -96,7 +96,7 @@ def measure_real_locks(length: Length, rounds: int) -> list[Case]:
     for workers in length.real_workers:
         torch.manual_seed(0)
         capacity = 2 * workers
-        network, cores = f"fcn({workers}, 256)", len(available_cores())
+        network, cores = f"fcn({workers}, 256)", usable_cores()
         settings = {"stages": "real", "workers": workers, "network": network, "batch_size": REAL_BATCH_SIZE}
         settings |= {"queue_capacity": capacity, "cores": cores}
         run = partial(train, fcn(workers, 256), data, batch_size=REAL_BATCH_SIZE, queue_capacity=capacity)

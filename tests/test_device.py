@@ -1,10 +1,15 @@
+import json
 import os
+import threading
 
 import pytest
 import torch
 
-from async_dni import ConfigError
-from async_dni.runtime.machine.device import assign_cores, assign_devices, available_cores
+from async_dni import ConfigError, Trainer, TrainerConfig, fcn
+from async_dni.foundation.cores import available_cores
+from async_dni.runtime import wiring
+from async_dni.runtime.machine.device import assign_cores, assign_devices, omp_num_threads
+from async_dni.runtime.wiring import threads_per_worker, worker_context
 
 
 @pytest.fixture
@@ -80,3 +85,61 @@ def test_too_few_cores_are_shared_in_turn(workers, threads, cores, expected):
 def test_available_cores_are_those_of_the_process():
     assert set(available_cores()) == os.sched_getaffinity(0)
     assert available_cores() == sorted(available_cores())
+
+
+@pytest.mark.parametrize(
+    ("text", "threads"),
+    [
+        ("3", 3),
+        (" 2 ", 2),
+        ("4,2", 4),
+        ("4 , 2", 4),
+        ("007", 7),
+        ("99999", 1024),
+        ("", None),
+        ("0", None),
+        ("-1", None),
+        ("two", None),
+        ("2.5", None),
+        ("2 4", None),
+        (",2", None),
+        ("9" * 5000, None),
+    ],
+)
+def test_openmps_threads_are_understood_as_openmp_does(text, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert omp_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("given", "omp", "expected"), [(None, None, 2), (None, "3", 3), (None, "nonsense", 2), (1, "3", 1), (5, None, 5)]
+)
+def test_threads_are_as_set_else_openmps_else_the_cores_shared_out(given, omp, expected, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if omp is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", omp)
+    monkeypatch.setattr(wiring, "usable_cores", lambda: 7)
+    assert threads_per_worker(TrainerConfig(workers=3, threads_per_worker=given)) == expected
+
+
+def test_what_the_fork_server_is_told_is_not_taken_for_the_users(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(wiring, "usable_cores", lambda: 3)
+    config, found = TrainerConfig(workers=3), []
+    asking = threading.Thread(target=lambda: found.append(threads_per_worker(config)))
+
+    def started():
+        asking.start()
+        assert os.environ["OMP_NUM_THREADS"] == "2"
+
+    monkeypatch.setattr(wiring.forkserver, "ensure_running", started)
+    worker_context(2)
+    asking.join()
+    assert found == [1]
+
+
+def test_workers_have_openmps_threads(small_mnist, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
+    Trainer(fcn(layers=2, width=8), workers=2, batch_size=10, run_dir=tmp_path / "run").fit(small_mnist[0], steps=2)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["used"]["threads_per_worker"] == 2
+    assert " 2 threads" in (tmp_path / "run" / "workers" / "1.log").read_text()

@@ -8,6 +8,7 @@ import torch
 
 from async_dni import ConfigError
 from async_dni.foundation.atomic_file import write_atomically
+from async_dni.foundation.cores import usable_cores
 from async_dni.record.run_dir import RunDir, append_json_line, environment, read_json_lines, write_json
 
 
@@ -189,7 +190,7 @@ def test_the_environment_is_json_and_names_the_versions():
     found = environment()
     assert json.loads(json.dumps(found)) == found
     assert found["torch"] == torch.__version__
-    assert found["cores"] == len(os.sched_getaffinity(0))
+    assert found["cores"] == usable_cores()
 
 
 def test_outside_a_checkout_there_is_no_commit(monkeypatch):

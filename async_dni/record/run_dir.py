@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from ..foundation.atomic_file import write_atomically
+from ..foundation.cores import usable_cores
 from ..foundation.error import ConfigError
 
 
@@ -141,7 +142,7 @@ def environment() -> dict[str, Any]:
         "host": platform.node(),
         "processor": _cpuinfo("model name") or platform.processor(),
         "bfloat16": [flag for flag in _cpuinfo("flags").split() if flag in ("amx_bf16", "avx512_bf16")],  # products
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "git_commit": commit,
     }

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..config import TrainerConfig
 from ..data.stream import BatchStream
+from ..foundation.cores import available_cores, usable_cores
 from ..foundation.error import ConfigError
 from ..learning.blocks import named_blocks
 from ..learning.methods import METHODS
@@ -26,7 +27,7 @@ from ..record.heartbeat import Heartbeat
 from ..record.run_dir import RunDir
 from ..record.schedule import Schedule
 from .machine import parent_death
-from .machine.device import assign_cores, available_cores
+from .machine.device import assign_cores, omp_num_threads
 from .machine.environment import environment
 from .snapshots import Snapshots
 from .transport.doorbell import Doorbell
@@ -121,8 +122,10 @@ class Wiring:
 
 
 def threads_per_worker(config: TrainerConfig) -> int:
-    """As set, else the cores shared out, at least 1."""
-    return config.threads_per_worker or max(1, len(available_cores()) // config.workers)
+    """As set, else as OMP_NUM_THREADS has it, else the cores shared out, at least 1."""
+    with _starting:  # meanwhile OMP_NUM_THREADS is not the user's
+        omp = omp_num_threads()
+    return config.threads_per_worker or omp or max(1, usable_cores() // config.workers)
 
 
 def pickle_stage(stage: StageSpec) -> bytes:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 
 import torch
 
+from ...config import MOST_THREADS
 from ...foundation.error import ConfigError
 
 
@@ -34,9 +36,13 @@ def assign_devices(device_map: str, workers: int) -> list[str]:
     return devices
 
 
-def available_cores() -> list[int]:
-    """The cores that this process may run on."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+def omp_num_threads() -> int | None:
+    """Threads as OMP_NUM_THREADS has them; None where it is not set, or says nothing, which OpenMP passes over too.
+
+    Of a list, which has a number for each level of nesting, the first.
+    """
+    first = re.match(r"\s*0*([1-9]\d{0,8})\s*(,|$)", os.environ.get("OMP_NUM_THREADS", ""), re.ASCII)
+    return min(int(first[1]), MOST_THREADS) if first else None
 
 
 def assign_cores(workers: int, threads: int, cores: Sequence[int]) -> list[tuple[int, ...]]:

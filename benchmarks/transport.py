@@ -30,8 +30,8 @@ from torch import Tensor, distributed
 from torch.multiprocessing import get_context
 
 from async_dni.runtime.transport.doorbell import Doorbell
+from async_dni.runtime.transport.shared_memory import SharedMemory
 from async_dni.runtime.transport.tensor_queue import TensorQueue, TensorSpec
-from async_dni.runtime.wiring import worker_context
 
 P50, P99 = Metric("round trip, p50", "µs"), Metric("round trip, p99", "µs")
 BANDWIDTH = Metric("bandwidth", "GB/s")
@@ -186,9 +186,9 @@ class Bench:
 
     def _ring(self) -> Measured:
         spec, bells = TensorSpec(self.rows, (COLUMNS,), torch.float32), (Doorbell(), Doorbell())
-        context = worker_context()
+        memory = SharedMemory()
         try:
-            there, back = (TensorQueue(context, 2, [spec], producer=bells[k], consumer=bells[1 - k]) for k in range(2))
+            there, back = (TensorQueue(memory, 2, [spec], producer=bells[k], consumer=bells[1 - k]) for k in range(2))
             ends = (RingChannel(there, back, bells[0]), RingChannel(back, there, bells[1]))
             return self._run(over_rings, ends)
         finally:

@@ -17,10 +17,11 @@ from async_dni.runtime import wiring
 class DeadlyHeartbeat(Heartbeat):
     """Sends its own process a signal; `times` in all, counted in memory that outlives the process."""
 
-    def __init__(self, context: Any, step: int, phase: str, at: int, number: int, times: int) -> None:
-        super().__init__(context, step)
+    def __init__(self, memory: Any, step: int, phase: str, at: int, number: int, times: int) -> None:
+        super().__init__(memory, step)
         self.fatal, self.at, self.number, self.entered = phase, at, number, 0
-        self.left = context.RawArray(ctypes.c_int64, [times])
+        self.left = memory.RawArray(ctypes.c_int64, 1)
+        self.left[0] = times
 
     def enter(self, phase: str) -> None:
         super().enter(phase)
@@ -39,10 +40,10 @@ def condemn(
     """In the next run, let the workers of these stages die (or, with SIGSTOP, stand still)."""
     stages = itertools.count()
 
-    def make(context: Any, step: int) -> Heartbeat:
+    def make(memory: Any, step: int) -> Heartbeat:
         stage = next(stages)
         if stage in deaths:
-            return DeadlyHeartbeat(context, step, *deaths[stage], number, times)
-        return Heartbeat(context, step)
+            return DeadlyHeartbeat(memory, step, *deaths[stage], number, times)
+        return Heartbeat(memory, step)
 
     monkeypatch.setattr(wiring, "Heartbeat", make)

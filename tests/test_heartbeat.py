@@ -10,14 +10,14 @@ from test_snapshots import in_another_process
 
 from async_dni.record.heartbeat import PHASES, Heartbeat
 from async_dni.record.telemetry import Telemetry
-from async_dni.runtime.wiring import worker_context
+from async_dni.runtime.transport.shared_memory import SharedMemory
 
 COUNTERS = ("steps", "samples", "updates", "synthesizer_updates", "dropped", "skipped", "lost")
 
 
 @pytest.fixture(params=[False, True], ids=["own", "shared"])
 def heartbeat(request: pytest.FixtureRequest) -> Heartbeat:
-    return Heartbeat(worker_context() if request.param else None, step=3)
+    return Heartbeat(SharedMemory() if request.param else None, step=3)
 
 
 def test_at_first(heartbeat: Heartbeat) -> None:
@@ -62,7 +62,7 @@ def beat_and_die(heartbeat: Heartbeat) -> None:
 
 
 def test_counts_outlive_the_worker_and_are_gone_on_from() -> None:
-    heartbeat, started = Heartbeat(worker_context()), []
+    heartbeat, started = Heartbeat(SharedMemory()), []
     for lives in (1, 2):
         assert in_another_process(beat_and_die, heartbeat) == -signal.SIGKILL
         assert (heartbeat.step, heartbeat.phase, heartbeat.beats) == (7, "send", 4 * lives)

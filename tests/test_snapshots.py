@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from async_dni.runtime.snapshots import Snapshots
+from async_dni.runtime.transport.shared_memory import SharedMemory
 from async_dni.runtime.wiring import worker_context
 
 
@@ -30,7 +31,7 @@ def assert_holds(snapshots: Snapshots, number: int, size: int = 1000) -> None:
 
 @pytest.fixture
 def snapshots() -> Iterator[Snapshots]:
-    made = Snapshots(worker_context())
+    made = Snapshots(SharedMemory())
     yield made
     made.close()
 
@@ -149,8 +150,9 @@ def test_writers_follow_each_other(snapshots: Snapshots) -> None:
 
 
 def test_nothing_is_left_when_they_are_closed() -> None:
+    memory = SharedMemory()
     before = open_files()
-    snapshots = Snapshots(worker_context())
+    snapshots = Snapshots(memory)
     save(snapshots, [1, 2])
     assert len(open_files() - before) == 2
     snapshots.close()

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from async_dni.runtime.transport.doorbell import Doorbell
+from async_dni.runtime.transport.shared_memory import SharedMemory
 from async_dni.runtime.transport.tensor_queue import TensorQueue, TensorSpec
 from async_dni.runtime.wiring import worker_context
 
@@ -35,9 +36,9 @@ def bells(count):
 
 
 @contextmanager
-def a_queue(capacity, specs=SPECS):
+def a_queue(capacity, specs=SPECS, memory=None):
     with bells(2) as (producer, consumer):
-        yield TensorQueue(worker_context(), capacity, specs, producer, consumer)
+        yield TensorQueue(memory or SharedMemory(), capacity, specs, producer, consumer)
 
 
 @contextmanager
@@ -207,8 +208,9 @@ def test_a_stream_arrives_whole_and_in_order_before_its_end(capacity, messages, 
 @schedules
 def test_every_tensor_starts_on_a_cache_line_and_shares_none(capacity, rows, shapes, dtype, before):
     specs = [TensorSpec(rows, tuple(shape), dtype) for shape in shapes]
-    other = worker_context().RawArray(ctypes.c_byte, 8 * before + 1)  # what the queue's memory comes after
-    with a_queue(capacity, specs) as queue:
+    memory = worker_context()  # whose arrays start on 8-byte boundaries
+    other = memory.RawArray(ctypes.c_byte, 8 * before + 1)  # what the queue's memory comes after
+    with a_queue(capacity, specs, memory) as queue:
         spans = []
         for number in range(capacity):
             queue.put(number, number + 1000, *content(number, rows, specs))
@@ -407,8 +409,8 @@ def test_a_wait_ends_without_a_ring():
 def test_a_stream_comes_back_from_another_process(capacity):
     messages, rng = 60, random.Random(capacity)
     with bells(2) as (mine, theirs):
-        down = TensorQueue(worker_context(), capacity, SPECS, mine, theirs)
-        up = TensorQueue(worker_context(), capacity, SPECS, theirs, mine)
+        down = TensorQueue(SharedMemory(), capacity, SPECS, mine, theirs)
+        up = TensorQueue(SharedMemory(), capacity, SPECS, theirs, mine)
         with running(echo, down, up, theirs, capacity + 1) as process:
             sent = came = 0
             while came <= messages:

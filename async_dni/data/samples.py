@@ -222,14 +222,23 @@ class _Nowhere(io.RawIOBase):
 class _DryPickler(ForkingPickler):
     """Pickles as for another process, but passes over tensors, which are shared and not copied."""
 
+    def __init__(self) -> None:
+        super().__init__(_Nowhere())
+        self.tensors: list[Tensor] = []
+
     def persistent_id(self, value: object) -> str | None:
-        return "tensor" if isinstance(value, Tensor) else None
+        if not isinstance(value, Tensor):
+            return None
+        self.tensors.append(value)
+        return "tensor"
 
 
-def check_picklable(dataset: Dataset, setting: str) -> None:
-    """Raise `ConfigError` where a data set can't be sent to another process. Copies nothing."""
+def check_picklable(dataset: Dataset, setting: str) -> list[Tensor]:
+    """The tensors in a data set. Raises `ConfigError` where it can't be sent to another process. Copies nothing."""
+    pickler = _DryPickler()
     try:
-        _DryPickler(_Nowhere()).dump(dataset)
+        pickler.dump(dataset)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         allowed = f"stage 0 is another process, so the data set must be picklable: no lambda, no open file ({error})"
         raise ConfigError(setting, type(dataset).__name__, allowed) from None
+    return pickler.tensors

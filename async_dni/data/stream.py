@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,10 @@ class BatchStream:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self._epoch, self._order = epoch, torch.randperm(self.samples, generator=generator)
         return self._order[position * self.batch_size : (position + 1) * self.batch_size]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the order of the epoch in hand, which would be one more tensor to share, and is a function of the seed."""
+        return {**self.__dict__, "_epoch": -1, "_order": torch.empty(0, dtype=torch.int64)}
 
     def allow(self, labels: Labels | None, batch: Batch) -> None:
         """The loss takes these labels: checked here for what is in memory and for `batch`, else as batches come."""

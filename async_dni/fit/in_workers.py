@@ -10,6 +10,7 @@ from ..record.run import Run
 from ..runtime.machine.interruption import Interruption
 from ..runtime.supervisor import Listener, Patience, Supervisor
 from ..runtime.transport.queue_memory import check_queues
+from ..runtime.transport.shared_tensors import check_room, share, storages_of
 from ..runtime.wiring import Wiring, pickle_stage, threads_per_worker, worker_context
 from .job import Job
 from .plan import Plan
@@ -21,14 +22,18 @@ def wire(job: Job, prepared: Prepared, plan: Plan) -> Wiring:
     """All that workers are made from. Raises `ConfigError` where it can't be sent to them, or their queues don't fit."""
     config, stream, target = job.config, prepared.stream, prepared.trial.first.target
     stages = [pickle_stage(stage) for stage in plan.stages]
-    check_picklable(stream.dataset, "train_set")
     check_queues(config.queue_capacity, config.batch_size, plan.outputs, target)
-    return Wiring(config, stream, prepared.schedule, job.devices, prepared.run_dir, stages, plan.outputs, target)
+    storages = storages_of(check_picklable(stream.dataset, "train_set"))
+    check_room(storages, "train_set")
+    return Wiring(
+        config, stream, prepared.schedule, job.devices, prepared.run_dir, stages, plan.outputs, target, storages
+    )
 
 
 def train_in_workers(job: Job, wiring: Wiring, run: Run, interruption: Interruption) -> Trained:
     """Train to the end of the stream, or to an early one. Raises `WorkerError`."""
     config = job.config
+    share(wiring.storages, "train_set")
     context = worker_context(threads_per_worker(config))
     specs, receivers = wiring.connect(context)
     listener = Listener(

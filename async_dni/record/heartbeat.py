@@ -7,7 +7,8 @@ from.
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+
+from ..runtime.transport.shared_memory import SharedMemory
 
 PHASES = (
     "wait_activation",
@@ -42,7 +43,7 @@ class _Word:
 class Heartbeat:
     """Beats whenever the worker enters a phase; one that waits does so twice a second at least.
 
-    Shared where it is made with a multiprocessing `context`.
+    Shared where it is made in `memory` that processes share.
     """
 
     beats = _Word()  # grows while the worker is alive
@@ -59,8 +60,8 @@ class Heartbeat:
     lost = _Word()
     _phase = _Word()
 
-    def __init__(self, context: Any = None, step: int = 0) -> None:
-        self.words = [0] * _Word.count if context is None else context.RawArray(ctypes.c_int64, _Word.count)
+    def __init__(self, memory: SharedMemory | None = None, step: int = 0) -> None:
+        self.words = [0] * _Word.count if memory is None else memory.RawArray(ctypes.c_int64, _Word.count)
         self.step, self.end = step, -1
 
     def enter(self, phase: str) -> None:

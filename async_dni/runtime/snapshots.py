@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from .transport.memory_file import MemoryFile
+from .transport.shared_memory import SharedMemory
 
 
 class Snapshots:
     """Written by the worker, read by the supervisor and by the next worker, when that one has died."""
 
-    def __init__(self, context: Any) -> None:
-        self._words = context.RawArray(ctypes.c_int64, 3)  # snapshots made; the step of the one in each buffer
+    def __init__(self, memory: SharedMemory) -> None:
+        self._words = memory.RawArray(ctypes.c_int64, 3)  # snapshots made; the step of the one in each buffer
         self._buffers = [MemoryFile(), MemoryFile()]
 
     @property

@@ -14,7 +14,7 @@ from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 
 from ..config import TrainerConfig
 from ..data.stream import BatchStream
@@ -32,6 +32,7 @@ from .machine.environment import environment
 from .snapshots import Snapshots
 from .transport.doorbell import Doorbell
 from .transport.memory_file import MemoryFile
+from .transport.shared_memory import SharedMemory
 from .transport.tensor_queue import TensorQueue, TensorSpec
 from .worker_spec import WorkerSpec
 
@@ -73,21 +74,14 @@ class Wiring:
     stages: list[bytes]  # pickled; `connect` leaves none of them, as the workers' parts hold them then
     outputs: Sequence[Tensor]  # an example of each stage's, [batch, *features], and
     target: Tensor  # of targets, [batch, ...]: to allocate queues by
+    storages: list[UntypedStorage]  # of the data set: to be shared
 
     def connect(self, context: Any) -> tuple[list[WorkerSpec], list[Connection]]:
         """What each worker is made from, and the receiving ends of their event pipes. Allocates what they share."""
-        config, num_stages = self.config, len(self.stages)
+        config, num_stages, memory = self.config, len(self.stages), SharedMemory()
         bells = [Doorbell() for _ in self.stages]
-        rows, capacity = config.batch_size, config.queue_capacity
-        down: list[TensorQueue | None] = [None] * (num_stages + 1)  # down[k] leads to stage k, up[k] from it
-        up: list[TensorQueue | None] = [None] * (num_stages + 1)
-        for k in range(1, num_stages):
-            spec = TensorSpec.like(self.outputs[k - 1], rows)
-            both = [spec, TensorSpec.like(self.target, rows)]
-            down[k] = TensorQueue(context, capacity, both, producer=bells[k - 1], consumer=bells[k])
-            if METHODS[config.method].gradients:
-                up[k] = TensorQueue(context, capacity, [spec], producer=bells[k], consumer=bells[k - 1])
-        flags = context.RawArray(ctypes.c_byte, 2)
+        down, up = self._allocate_queues(memory, bells)
+        flags = memory.RawArray(ctypes.c_byte, 2)
         threads = threads_per_worker(config)
         cores = assign_cores(num_stages, threads, available_cores()) if config.pin_cores else [None] * num_stages
         pipes = [context.Pipe(duplex=False) for _ in self.stages]
@@ -108,8 +102,8 @@ class Wiring:
                 gradient_in=up[k + 1],
                 gradient_out=up[k],
                 doorbell=bells[k],
-                heartbeat=Heartbeat(context, self.schedule.start),
-                snapshots=Snapshots(context),
+                heartbeat=Heartbeat(memory, self.schedule.start),
+                snapshots=Snapshots(memory),
                 snapshot_every=config.snapshot_every,
                 on_divergence=config.on_divergence,
                 flags=flags,
@@ -119,6 +113,25 @@ class Wiring:
             for k in range(num_stages)
         ]
         return specs, [receiver for receiver, _ in pipes]
+
+    def _allocate_queues(
+        self, memory: SharedMemory, bells: Sequence[Doorbell]
+    ) -> tuple[list[TensorQueue | None], list[TensorQueue | None]]:
+        """`down[k]` leads to stage k, `up[k]` from it."""
+        rows, capacity = self.config.batch_size, self.config.queue_capacity
+        down: list[TensorQueue | None] = [None] * (len(bells) + 1)
+        up: list[TensorQueue | None] = [None] * (len(bells) + 1)
+        try:
+            for k in range(1, len(bells)):
+                spec = TensorSpec.like(self.outputs[k - 1], rows)
+                both = [spec, TensorSpec.like(self.target, rows)]
+                down[k] = TensorQueue(memory, capacity, both, producer=bells[k - 1], consumer=bells[k])
+                if METHODS[self.config.method].gradients:
+                    up[k] = TensorQueue(memory, capacity, [spec], producer=bells[k], consumer=bells[k - 1])
+        except OSError as error:  # others have taken what `check_queues` saw
+            reason = f"there is no memory for the queues ({error.strerror})"
+            raise ConfigError("queue_capacity", capacity, f"{reason}; allowed: what fits") from None
+        return down, up
 
 
 def threads_per_worker(config: TrainerConfig) -> int:

@@ -43,7 +43,7 @@ class WorkerSpec:
     snapshots: Snapshots
     snapshot_every: int  # steps between snapshots, 0: none
     on_divergence: str
-    flags: Any  # RawArray("b", 2)
+    flags: Any  # an array of two bytes in SharedMemory
     events: Connection
     run_dir: RunDir | None
     last_cut: int = 0  # of workers of this stage that died before this one: the newest that was received

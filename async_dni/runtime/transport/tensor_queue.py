@@ -26,13 +26,13 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.context import BaseContext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .doorbell import Doorbell
+from .shared_memory import SharedMemory
 
 _LINE = 64  # bytes: a cache line, and the alignment of tensors
 _WRITTEN, _RELEASED = 0, _LINE // 8  # positions of the counters, in words of 8 bytes, each in a cache line of its own
@@ -77,13 +77,13 @@ class TensorQueue:
     """
 
     def __init__(
-        self, context: BaseContext, capacity: int, specs: Sequence[TensorSpec], producer: Doorbell, consumer: Doorbell
+        self, memory: SharedMemory, capacity: int, specs: Sequence[TensorSpec], producer: Doorbell, consumer: Doorbell
     ) -> None:
         self.capacity, self.specs, self._num_slots = capacity, tuple(specs), max(2, capacity)
         self._producer, self._consumer = producer, consumer
         self._slot_bytes = _LINE + sum(spec.nbytes for spec in self.specs)
-        # one line to spare: the allocator's blocks start on 8-byte boundaries
-        self._memory = context.RawArray(ctypes.c_byte, _RING + self._num_slots * self._slot_bytes + _LINE)
+        # one line to spare: memory of threads, in tests, starts on 8-byte boundaries
+        self._memory = memory.RawArray(ctypes.c_byte, _RING + self._num_slots * self._slot_bytes + _LINE)
         self._map()
 
     def _map(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..data.samples import check_picklable
 from ..record.run import Run
+from ..runtime.machine.descriptors import check_descriptors, limit_raised
 from ..runtime.machine.interruption import Interruption
 from ..runtime.supervisor import Listener, Patience, Supervisor
 from ..runtime.transport.queue_memory import check_queues
@@ -26,26 +27,36 @@ def wire(job: Job, prepared: Prepared, plan: Plan) -> Wiring:
     storages = storages_of(check_picklable(stream.dataset, "train_set"))
     check_room(storages, "train_set")
     return Wiring(
-        config, stream, prepared.schedule, job.devices, prepared.run_dir, stages, plan.outputs, target, storages
+        config=config,
+        stream=stream,
+        schedule=prepared.schedule,
+        devices=job.devices,
+        run_dir=prepared.run_dir,
+        stages=stages,
+        outputs=plan.outputs,
+        target=target,
+        storages=storages,
+        descriptors=check_descriptors(config.workers, storages),
     )
 
 
 def train_in_workers(job: Job, wiring: Wiring, run: Run, interruption: Interruption) -> Trained:
     """Train to the end of the stream, or to an early one. Raises `WorkerError`."""
     config = job.config
-    share(wiring.storages, "train_set")
-    context = worker_context(threads_per_worker(config))
-    specs, receivers = wiring.connect(context)
-    listener = Listener(
-        on_start=run.on_start,
-        on_record=run.on_record,
-        on_cut=run.on_cut,
-        on_warning=job.progress.on_warning,
-        on_failure=partial(_salvage, job, run),
-    )
-    patience = Patience(config.start_timeout, config.heartbeat_timeout, config.max_restarts)
-    supervisor = Supervisor(context, specs, receivers, listener, patience, interruption)
-    totals = supervisor.run()
+    with limit_raised(wiring.descriptors):
+        share(wiring.storages, "train_set")
+        context = worker_context(threads_per_worker(config))
+        specs, receivers = wiring.connect(context)
+        listener = Listener(
+            on_start=run.on_start,
+            on_record=run.on_record,
+            on_cut=run.on_cut,
+            on_warning=job.progress.on_warning,
+            on_failure=partial(_salvage, job, run),
+        )
+        patience = Patience(config.start_timeout, config.heartbeat_timeout, config.max_restarts)
+        supervisor = Supervisor(context, specs, receivers, listener, patience, interruption)
+        totals = supervisor.run()
     return Trained(totals, supervisor.deaths)
 
 

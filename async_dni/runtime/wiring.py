@@ -75,6 +75,7 @@ class Wiring:
     outputs: Sequence[Tensor]  # an example of each stage's, [batch, *features], and
     target: Tensor  # of targets, [batch, ...]: to allocate queues by
     storages: list[UntypedStorage]  # of the data set: to be shared
+    descriptors: int  # files that this process will have open
 
     def connect(self, context: Any) -> tuple[list[WorkerSpec], list[Connection]]:
         """What each worker is made from, and the receiving ends of their event pipes. Allocates what they share."""

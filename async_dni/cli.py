@@ -59,8 +59,8 @@ def make_parser(prog: str, *configs: type) -> Parser:
 
 
 def flag(setting: str) -> str:
-    """The flag of a setting."""
-    return "--" + setting.replace("_", "-")
+    """The flag of a setting; a variable of the environment has none."""
+    return setting if setting.isupper() else "--" + setting.replace("_", "-")
 
 
 def _converter(hint: Any) -> Any:

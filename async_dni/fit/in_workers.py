@@ -9,6 +9,7 @@ from ..data.samples import check_picklable
 from ..record.run import Run
 from ..runtime.machine.descriptors import check_descriptors, limit_raised
 from ..runtime.machine.interruption import Interruption
+from ..runtime.machine.socket_folder import make_socket_folder
 from ..runtime.supervisor import Listener, Patience, Supervisor
 from ..runtime.transport.queue_memory import check_queues
 from ..runtime.transport.shared_tensors import check_room, share, storages_of
@@ -22,6 +23,7 @@ from .trained import Trained
 def wire(job: Job, prepared: Prepared, plan: Plan) -> Wiring:
     """All that workers are made from. Raises `ConfigError` where it can't be sent to them, or their queues don't fit."""
     config, stream, target = job.config, prepared.stream, prepared.trial.first.target
+    make_socket_folder()
     stages = [pickle_stage(stage) for stage in plan.stages]
     check_queues(config.queue_capacity, config.batch_size, plan.outputs, target)
     storages = storages_of(check_picklable(stream.dataset, "train_set"))

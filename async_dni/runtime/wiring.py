@@ -29,6 +29,7 @@ from ..record.schedule import Schedule
 from .machine import parent_death
 from .machine.device import assign_cores, omp_num_threads
 from .machine.environment import environment
+from .machine.socket_folder import make_socket_folder
 from .snapshots import Snapshots
 from .transport.doorbell import Doorbell
 from .transport.memory_file import MemoryFile
@@ -56,6 +57,7 @@ def worker_context(threads: int = 1) -> Any:
         path = os.pathsep.join(directory for directory in sys.path if directory)
         threads_of_libraries = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         with _starting, environment(PYTHONPATH=path, **threads_of_libraries, **{parent_death.SERVER: str(os.getpid())}):
+            make_socket_folder()
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

@@ -98,7 +98,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     assert len(family) >= 3
     process.kill()
     process.communicate()
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
 
 

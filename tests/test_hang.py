@@ -67,12 +67,12 @@ def with_layer(layer: nn.Module) -> nn.Sequential:
 @pytest.mark.parametrize("method", ["cdni", "backprop"])
 def test_layer_that_hangs_is_found_and_the_worker_replaced(method: str, small_mnist: tuple, tmp_path: Path) -> None:
     told, model = Told(), with_layer(Hangs(tmp_path / "hung"))
-    settings = {"method": method, "heartbeat_timeout": 1, "run_dir": tmp_path / "run", "progress": told}
+    settings = {"method": method, "heartbeat_timeout": 3, "run_dir": tmp_path / "run", "progress": told}
     result = fit(small_mnist, model, **settings)
     check_result(result, [0, 1, 0])
     (warning,) = told.warnings
     assert result.summary["workers"][1]["deaths"] == [warning]
-    death = "stage 1 hung: it entered no phase for 1 seconds (in batch 2, forward)"
+    death = "stage 1 hung: it entered no phase for 3 seconds (in batch 2, forward)"
     assert warning == f"{death}; it is started again from the snapshot after batch 0 (restart 1 of 3)"
     log = (tmp_path / "run" / "workers" / "1.log").read_text()
     assert f'File "{__file__}", line' in log, "the stack of the layer that hangs"
@@ -85,21 +85,21 @@ def test_worker_that_is_stopped_is_replaced(
 ) -> None:
     condemn(monkeypatch, {1: ("send", 5)}, signal.SIGSTOP)
     told = Told()
-    check_result(fit(small_mnist, heartbeat_timeout=1, run_dir=tmp_path, progress=told), [0, 1, 0])
+    check_result(fit(small_mnist, heartbeat_timeout=3, run_dir=tmp_path, progress=told), [0, 1, 0])
     (warning,) = told.warnings
-    assert warning.startswith("stage 1 hung: it entered no phase for 1 seconds (in batch ")
+    assert warning.startswith("stage 1 hung: it entered no phase for 3 seconds (in batch ")
 
 
 def test_worker_that_hangs_again_and_again_ends_the_run(small_mnist: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     condemn(monkeypatch, {2: ("forward", 2)}, signal.SIGSTOP, times=2)
     with pytest.raises(WorkerError, match=r"stage 2 hung: .* no restart is left \(--max-restarts 0\)"):
-        fit(small_mnist, heartbeat_timeout=1, max_restarts=0)
+        fit(small_mnist, heartbeat_timeout=3, max_restarts=0)
 
 
 def test_slow_worker_and_those_that_wait_for_it_are_left_alone(small_mnist: tuple, tmp_path: Path) -> None:
     # a batch takes the slow one longer than the timeout, in two phases that don't
     told = Told()
-    result = fit(small_mnist, with_layer(Slow(1.2)), heartbeat_timeout=2, run_dir=tmp_path, progress=told)
+    result = fit(small_mnist, with_layer(Slow(1.6)), heartbeat_timeout=3, run_dir=tmp_path, progress=told)
     check_result(result, [0, 0, 0])
     assert not told.warnings
 
@@ -112,7 +112,7 @@ def test_all_workers_end_with_their_parent_also_one_that_is_stopped(tmp_path: Pa
     worker.suspend()
     process.kill()
     process.communicate()
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
 
 

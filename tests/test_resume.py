@@ -454,7 +454,7 @@ def kill_while_writing(process: subprocess.Popen[bytes], directory: Path, size: 
         os.killpg(process.pid, signal.SIGKILL)
         _, errors = process.communicate()
     assert process.returncode == -signal.SIGKILL, errors
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
 
 

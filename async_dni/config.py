@@ -78,8 +78,8 @@ class TrainerConfig(Checked):
     synthesizer_matmul_precision: str | None = option(
         None,
         "precision of the synthesizers' products of matrices, as torch.set_float32_matmul_precision has it: float32 "
-        "(highest), or, where the device has them, TF32 (high), bfloat16 (medium; on CUDA TF32); default: medium for "
-        "predictions of at least 32,768 numbers a batch, else highest, which is faster for small ones",
+        "(highest), or, where PyTorch has them for the device and the size, TF32 (high), bfloat16 (medium; on CUDA TF32); "
+        "default: medium for predictions of at least 32,768 numbers a batch, where PyTorch has it for them, else highest",
         one_of(MATMUL_PRECISIONS),
         choices=MATMUL_PRECISIONS,
     )

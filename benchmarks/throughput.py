@@ -4,9 +4,9 @@ The same network, global batch, optimizer (fused Adam), data and cores for all:
 
   cdni, dni, delayed    stages in processes of their own, none locked to another. dni's default synthesizers, with two
                         hidden layers of 1024, cost more than most stages here; "dni, linear" has cdni's, without labels
-  cdni, float32         its synthesizers multiply in float32; by default (all other rows) they multiply in bfloat16 where the
-                        processor has it and predictions are large. Layers are float32 everywhere, unless --matmul-precision
-                        changes them: for all contenders alike
+  cdni, float32         its synthesizers multiply in float32; by default (all other rows) they multiply in bfloat16 where
+                        the processor does that and predictions are large. Layers are float32 everywhere, unless
+                        --matmul-precision changes them: for all contenders alike
   cdni, every 2nd       with --synthesizer-every 2: every other batch's gradient is not computed, sent or learnt from
   cdni, every 4th       with --synthesizer-every 4
   backprop, same workers   locked: each stage waits for the true gradient of each batch

@@ -5,7 +5,7 @@ all, on MNIST; each contender at each learning rate, a seed a round:
 
   cdni, delayed         stages in so many processes of their own, cuts balanced by measured cost. The cores are the same
                         for all contenders: where there are more workers than cores, they share them. Layers are float32
-                        everywhere; cdni's synthesizers multiply in bfloat16 where the processor is faster at that, and
+                        everywhere; cdni's synthesizers multiply in bfloat16 where the processor does that, and
                         learn at --synthesizer-lr times the layers' learning rate
   cdni every 2nd, 4th   with --synthesizer-every 2 or 4: the other batches' gradients are not computed, sent or learnt
                         from. Such a run trains more batches a second; whether it learns more is to be seen

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from async_dni import fcn
+from async_dni.learning.precision import rounds_to_bfloat16
 from async_dni.record.telemetry import INTERVAL
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,7 +96,8 @@ def test_run_leaves_every_promised_file(tmp_path: Path) -> None:
     config = json.loads((run_dir / "config.json").read_text())
     assert (config["workers"], config["lr"], config["split"]) == (3, 1e-3, None)
     assert (config["used"]["split"], config["used"]["devices"]) == ([1, 2], ["cpu"] * 3)
-    assert config["used"]["synthesizer_matmul_precision"] == ["medium"] * 2  # 250 × 256 numbers
+    precision = "medium" if rounds_to_bfloat16(250, 256) else "highest"
+    assert config["used"]["synthesizer_matmul_precision"] == [precision] * 2
     assert config["environment"]["torch"] == torch.__version__
 
     fcn().load_state_dict(torch.load(run_dir / "model.pt", weights_only=True))

@@ -9,6 +9,7 @@ import torch
 from async_dni import ConfigError
 from async_dni.foundation.atomic_file import write_atomically
 from async_dni.foundation.cores import usable_cores
+from async_dni.learning.precision import rounds_to_bfloat16
 from async_dni.record.run_dir import RunDir, append_json_line, environment, read_json_lines, write_json
 
 
@@ -191,6 +192,7 @@ def test_the_environment_is_json_and_names_the_versions():
     assert json.loads(json.dumps(found)) == found
     assert found["torch"] == torch.__version__
     assert found["cores"] == usable_cores()
+    assert found["bfloat16_256x256"] == rounds_to_bfloat16(256, 256)
 
 
 def test_outside_a_checkout_there_is_no_commit(monkeypatch):

@@ -16,12 +16,13 @@ from ..data.samples import refused
 from ..data.stream import BatchStream
 from ..learning.blocks import named_blocks
 from ..learning.divergence import DivergenceError
-from ..learning.precision import matmul_precision, prediction_precision
+from ..learning.precision import matmul_precision
 from ..learning.stage import StageSpec
 from ..learning.synthesizers import make_synthesizer
 from ..network.cost import count_costs, measure_costs
 from ..network.memory import check_fits
 from ..network.partition import balance, check_shared, partition
+from ..network.precision_choice import choose_precision
 from ..network.trial import Trial, check_last_batch, check_synthesizer
 from ..record.checkpoint import Checkpoint
 from ..runtime.wiring import threads_per_worker
@@ -49,12 +50,20 @@ def make_plan(job: Job, stream: BatchStream, trial: Trial, checkpoint: Checkpoin
     made = [_make_synthesizer(job, i, h, trial) for i, h in makes]
     synthesizers = made + [None] * (len(model) - len(made))  # one after each block, but for the last
     spec = _any_stage(job, model, trial)
-    split = _split(job, spec, synthesizers, stream, trial, checkpoint)
+    precisions = [_precision(job, synthesizers, trial, block) for block in range(len(model))]
+    split = _split(job, spec, synthesizers, precisions, stream, trial, checkpoint)
     check_shared(model, split)
     lasts = [*(cut - 1 for cut in split), len(model) - 1]  # each stage's last block
     states = checkpoint.stage_states(split) if checkpoint is not None else [None] * len(lasts)
     stages = [
-        dataclasses.replace(spec, index=k, module=module, synthesizer=synthesizers[lasts[k]], state=states[k])
+        dataclasses.replace(
+            spec,
+            index=k,
+            module=module,
+            synthesizer=synthesizers[lasts[k]],
+            synthesizer_matmul_precision=_precision(job, synthesizers, trial, lasts[k], job.devices[k]),
+            state=states[k],
+        )
         for k, module in enumerate(partition(model, split))
     ]
     check_last_batch(stream, [stage.synthesizer for stage in stages if stage.synthesizer is not None])
@@ -75,7 +84,6 @@ def _any_stage(job: Job, model: nn.Sequential, trial: Trial) -> StageSpec:
         synthesizer_every=config.synthesizer_every,
         lag=config.effective_lag,
         synthesizer_lr=config.synthesizer_lr,
-        synthesizer_matmul_precision=config.synthesizer_matmul_precision,
         matmul_precision=config.matmul_precision,
         clip_grad_norm=config.clip_grad_norm,
         checks_gradients=config.on_divergence == "skip",
@@ -87,6 +95,7 @@ def _split(
     job: Job,
     spec: StageSpec,
     synthesizers: Sequence[nn.Module | None],
+    precisions: Sequence[str],
     stream: BatchStream,
     trial: Trial,
     checkpoint: Checkpoint | None,
@@ -101,11 +110,21 @@ def _split(
     # with a lag, the result is to depend on the seed alone, so cuts not on time
     if config.effective_lag is None:
         with refused("train_set"), suppress(DivergenceError):  # a worker will tell where it diverged
-            costs = measure_costs(spec, blocks, synthesizers, lambda: stream[0], threads_per_worker(config))
+            threads = threads_per_worker(config)
+            costs = measure_costs(spec, blocks, synthesizers, lambda: stream[0], threads, precisions)
             return balance(*costs, config.workers)
     every = config.synthesizer_every
     costs = count_costs(blocks, synthesizers, trial.outputs, trial.first.x, trial.classes, every)
     return balance(*costs, config.workers)
+
+
+def _precision(
+    job: Job, synthesizers: Sequence[nn.Module | None], trial: Trial, block: int, device: str = "cpu"
+) -> str:
+    """That of the synthesizer after a block, in a stage on `device`."""
+    labels = trial.first.target if trial.classes else None
+    given = job.config.synthesizer_matmul_precision
+    return choose_precision(given, synthesizers[block], trial.outputs[block], labels, device)
 
 
 def _make_synthesizer(job: Job, block: int, h: Tensor, trial: Trial) -> nn.Module:
@@ -123,6 +142,6 @@ def _make_synthesizer(job: Job, block: int, h: Tensor, trial: Trial) -> nn.Modul
             if name is None:
                 return synthesizer
     labels = trial.first.target if classes else None
-    with matmul_precision(prediction_precision(job.config.synthesizer_matmul_precision, h), h.device):
+    with matmul_precision(job.config.synthesizer_matmul_precision or "highest", h.device):
         check_synthesizer(synthesizer, named_blocks(job.model)[block][0], h, labels)
     return synthesizer

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ..learning.blocks import named_blocks
-from ..learning.precision import prediction_precision
 from ..record.run import Run
 from ..runtime.wiring import threads_per_worker
 from .job import Job
@@ -50,14 +49,13 @@ def _config(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, Any]) 
         name: str(value) if isinstance(value, Path) else value
         for name, value in {**dataclasses.asdict(job.config), **settings}.items()
     }
-    precision = job.config.synthesizer_matmul_precision
     used = {
         "split": plan.split,
         "devices": job.devices,
         "threads_per_worker": threads_per_worker(job.config),
         "synthesizer_hidden": list(job.config.hidden),
         "synthesizer_matmul_precision": [
-            prediction_precision(precision, h) for h in plan.outputs[:-1] if job.method.synthesizer
+            stage.synthesizer_matmul_precision for stage in plan.stages if stage.synthesizer is not None
         ],
         "lag": job.config.effective_lag,
         "steps": prepared.stream.steps,

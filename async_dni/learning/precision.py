@@ -2,31 +2,25 @@
 
     highest     in float32
     high        in TF32 where the device has it
-    medium      in bfloat16 where a CPU has it (AMX, AVX-512 BF16), in TF32 where a CUDA device has that
+    medium      in bfloat16 where PyTorch has that for the CPU and the size, in TF32 where a CUDA device has that
 
-Factors are rounded on their way into the product; sums, inputs and results stay float32. Convolutions are left alone. A
-CPU that has none of these multiplies in float32, be it by another routine, whose last bits may differ.
+Factors are rounded on their way into the product; sums, inputs and results stay float32. Convolutions are left alone.
+Whether a CPU's product is rounded is for PyTorch's oneDNN to say, which goes by the processor and the size: no flag of a
+processor tells (of those seen, AMX rounds; AVX-512 BF16 by itself does not). One that is not rounded may be made by another
+routine all the same, which may be slower, and whose last bits may differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, backends
+from torch import backends
 
 PRECISIONS = {"highest": ("ieee", "ieee"), "high": ("tf32", "tf32"), "medium": ("bf16", "tf32")}  # CPU, CUDA
-
-# Numbers in a prediction. Rounding has its price: on a core with AMX, learning from batches of 64×128 takes longer in
-# bfloat16, from 250×256 it takes less (docs/performance.md).
-WORTH_ROUNDING = 2**15
-
-
-def prediction_precision(precision: str | None, h: Tensor) -> str:
-    """That of a prediction shaped like h: the one given, or, where it is None, what suits the size."""
-    return precision or ("medium" if h.numel() >= WORTH_ROUNDING else "highest")
 
 
 @contextmanager
@@ -46,3 +40,11 @@ def matmul_precision(precision: str | None, device: torch.device) -> Iterator[No
         yield
     finally:
         matmul.fp32_precision = before
+
+
+@cache
+def rounds_to_bfloat16(rows: int, size: int) -> bool:
+    """Whether, in `medium`, the CPU rounds the factors of a product `[rows, size] @ [size, size]`: tried, not looked up."""
+    x, y = (torch.full((count, size), 1 + 2**-12) for count in (rows, size))  # 1 in bfloat16
+    with matmul_precision("medium", x.device):
+        return bool((x @ y)[0, 0] == size)

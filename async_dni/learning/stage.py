@@ -247,7 +247,7 @@ class StageSpec:
     classes: int  # of the labels that the method sees, 0 where it sees none
     lag: int | None = None  # None: gradients are learnt from when they come
     synthesizer_every: int = 1
-    synthesizer_matmul_precision: str | None = None
+    synthesizer_matmul_precision: str = "highest"
     matmul_precision: str | None = None
     clip_grad_norm: float | None = None
     checks_gradients: bool = False

@@ -33,13 +33,16 @@ def measure_costs(
     synthesizers: Sequence[nn.Module | None],
     load: Callable[[], Batch],
     threads: int,
+    precisions: Sequence[str] | None = None,
 ) -> tuple[list[float], list[float]]:
     """Seconds that each block takes for a batch (forward, backward, step), and a synthesizer after it (predict, learn).
 
     Loading the batch counts with the first block. What every stage takes whatever its blocks (an optimizer's call, say) is in
     no block's cost. `spec` gives the optimizer and loss; its module is not used. Nothing given is changed, but that the batch
-    is loaded some times. For a moment this takes the memory of training the whole network in one process.
+    is loaded some times. For a moment this takes the memory of training the whole network in one process. `precisions`: of
+    each synthesizer; without, the spec's.
     """
+    precisions = precisions or [spec.synthesizer_matmul_precision] * len(blocks)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     spec, locked, costs, cut_costs = (
@@ -64,7 +67,8 @@ def measure_costs(
                 train = _training(locked, place, num_stages, [block], Batch(0, x, batch.target))
                 seconds, x = _fastest(train)
                 costs.append(seconds)
-                cut_costs.append(_measure_synthesizer(spec, synthesizer, x, batch.target, leave_cache))
+                rounded = replace(spec, synthesizer_matmul_precision=precisions[index])
+                cut_costs.append(_measure_synthesizer(rounded, synthesizer, x, batch.target, leave_cache))
     finally:
         torch.set_num_threads(before)
     costs = _without_overhead(costs, whole, [_learns(block) for block in blocks])

@@ -7,8 +7,7 @@ from.
 from __future__ import annotations
 
 import ctypes
-
-from ..runtime.transport.shared_memory import SharedMemory
+from typing import Any
 
 PHASES = (
     "wait_activation",
@@ -60,7 +59,7 @@ class Heartbeat:
     lost = _Word()
     _phase = _Word()
 
-    def __init__(self, memory: SharedMemory | None = None, step: int = 0) -> None:
+    def __init__(self, memory: Any = None, step: int = 0) -> None:
         self.words = [0] * _Word.count if memory is None else memory.RawArray(ctypes.c_int64, _Word.count)
         self.step, self.end = step, -1
 

@@ -11,7 +11,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from ..divergence import check_loss
 from ..optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
-from ..precision import matmul_precision, prediction_precision
+from ..precision import matmul_precision
 from .method import Method, MethodParts
 
 
@@ -20,7 +20,7 @@ class SyntheticGradient(Method):
 
     `conditioned`: the synthesizer sees the labels (cDNI). Predictions and targets are per-sample gradients; those of
     stages are of a batch mean, so they differ by the number of rows. `precision`: of the synthesizer's products
-    (`precision.py`), None: by their size. A prediction's own error is far larger than what is rounded off.
+    (`precision.py`), None: as PyTorch is set. A prediction's own error is far larger than what is rounded off.
     """
 
     predicts = True
@@ -71,7 +71,7 @@ class SyntheticGradient(Method):
         return None if self._set_gradients is None else prediction
 
     def _multiplying(self, h: Tensor) -> AbstractContextManager[None]:
-        return matmul_precision(prediction_precision(self.precision, h), h.device)
+        return matmul_precision(self.precision, h.device)
 
     def _predict(self, h: Tensor, target: Tensor) -> Tensor:
         return self.model(h, self._labels(target))

@@ -4,13 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test bench lint format clean
+.PHONY: train test sweep bench lint format clean
 
 train: $(VENV)/.installed
 	$(BIN)/python launch.py --workers 3 --device-map
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest
+
+# The tests as on other processors (CONTRIBUTING.md) and on one core: half an hour on 2 cores.
+sweep: $(VENV)/.installed-dev
+	DNNL_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(BIN)/python -m pytest
+	DNNL_MAX_CPU_ISA=AVX512_CORE ATEN_CPU_CAPABILITY=avx512 MKL_ENABLE_INSTRUCTIONS=AVX512 $(BIN)/python -m pytest
+	DNNL_MAX_CPU_ISA=AVX512_CORE_BF16 ATEN_CPU_CAPABILITY=avx512 MKL_ENABLE_INSTRUCTIONS=AVX512 $(BIN)/python -m pytest
+	taskset -c 0 $(BIN)/python -m pytest
 
 # About 20 minutes on 2 cores. benchmarks/README.md has the commands that its results were measured with, most of them longer.
 bench: $(VENV)/.installed-dev

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from test_launch import ROOT, wait_for_line
 
@@ -57,16 +60,35 @@ def test_terminal_that_is_closed_may_say_so_twice(first: signal.Signals) -> None
     assert calls == [first]
 
 
-def test_nohup_is_respected() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("ignored", SIGNALS)
+def test_signal_that_is_ignored_from_the_start_stays_so(ignored: signal.Signals) -> None:
+    # SIGHUP by nohup; SIGINT by a shell without job control, in what it runs in the background
+    other = signal.SIGINT if ignored == signal.SIGTERM else signal.SIGTERM
+    before = signal.signal(ignored, signal.SIG_IGN)
     try:
         with (interruption := Interruption()).handled():
-            signal.raise_signal(signal.SIGHUP)
-            signal.raise_signal(signal.SIGTERM)
-        assert interruption.number == signal.SIGTERM
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            signal.raise_signal(ignored)
+            signal.raise_signal(other)
+            signal.raise_signal(ignored)
+        assert interruption.number == other
+        assert signal.getsignal(ignored) == signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(ignored, before)
+
+
+def test_run_in_the_background_of_a_script_goes_on(tmp_path: Path) -> None:
+    # Ctrl-C at the script's terminal goes to the whole group, and what was started with & is not meant
+    arguments = ["--serial", "--width", "8", "--steps", "400", "--run-dir", str(tmp_path / "run")]
+    script = (
+        shlex.join([sys.executable, str(ROOT / "launch.py"), *arguments]) + ' & pid=$!; wait $pid; echo "status $?"'
+    )
+    shell = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_line(shell, "starting 3 stages")
+    (process,) = psutil.Process(shell.pid).children()
+    process.send_signal(signal.SIGINT)
+    output, errors = shell.communicate()
+    assert (output.splitlines()[-1], errors) == ("status 0", "")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 400
 
 
 @pytest.mark.parametrize("whom", ["launcher", "all"])

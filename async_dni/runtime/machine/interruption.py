@@ -1,7 +1,7 @@
 """SIGINT, SIGTERM and SIGHUP while a run goes on: the first asks for an early end, the second ends at once.
 
-A terminal that is closed may send SIGHUP twice, by its shell and by the kernel, so a SIGHUP is never the second. Where
-it is ignored from the start, as under `nohup`, it stays ignored.
+A terminal that is closed may send SIGHUP twice, by its shell and by the kernel, so a SIGHUP is never the second. What is
+ignored from the start stays ignored: SIGHUP under `nohup`, SIGINT where a script's shell started this with `&`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-        handled = [number for number in SIGNALS if not (under_nohup and number == signal.SIGHUP)]
+        handled = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         previous = {number: signal.signal(number, self._handle) for number in handled}
         try:
             yield

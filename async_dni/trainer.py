@@ -80,13 +80,15 @@ class Trainer:
         steps: int | None = None,
         eval_set: Dataset | Sequence[Tensor] | None = None,
         settings: dict[str, Any] | None = None,
+        interruption: Interruption | None = None,
     ) -> TrainResult:
         """Train for a number of epochs (or of steps: batches) and return the trained network.
 
         `train_set` and `eval_set`: a data set of `(sample, target)` pairs, or a pair of tensors `[samples, ...]`.
         The `eval_set` is evaluated every `eval_every` epochs and at the end, here, while the workers train on.
         `settings` are added to config.json. Raises `ConfigError` before anything is started, and `WorkerError` where a
-        worker fails. Ctrl-C ends the run early, and what was trained so far is returned.
+        worker fails. Ctrl-C ends the run early, and what was trained so far is returned; a second one raises
+        `KeyboardInterrupt`, within half a second or a batch, or does what the `interruption` is made with.
 
         With `resume`, epochs and steps count from the beginning of the run that is gone on with.
         """
@@ -96,15 +98,15 @@ class Trainer:
         prepared = prepare(job, train_set, eval_set, epochs, steps)
         plan = make_plan(job, prepared.stream, prepared.trial, prepared.checkpoint)
         wiring = None if self.config.serial else wire(job, prepared, plan)
-        run = open_records(job, prepared, plan, settings or {})
-        interruption = Interruption()
+        interruption = interruption or Interruption()
         with interruption.handled():
+            run = open_records(job, prepared, plan, settings or {}, interruption)
             with run.open(), self.progress.running(plan.layers, prepared.stream.steps):
                 if wiring is None:
                     trained = train_in_process(job, prepared, plan, run, interruption)
                 else:
                     trained = train_in_workers(job, wiring, run, interruption)
-            return run.result(trained.summary(job, prepared, plan), interruption.number)
+            return run.result(trained.summary(job, prepared, plan), lambda: interruption.number)
 
     def cut(self, train_set: Dataset | Sequence[Tensor]) -> tuple[list[int], list[StageSpec], list[Tensor]]:
         """What `fit` would cut the network into: the index of each stage's first block, but for the first stage; what

@@ -6,6 +6,9 @@
   hangs       SIGSTOP of a worker at random moments: killed when its heartbeat has stood still for a second
   signals     SIGKILL, SIGTERM, SIGHUP, and Ctrl-C twice, for launch.py, at random moments: exit status, processes and
               shared memory left, the newest checkpoint
+  interrupts  Ctrl-C for launch.py at random moments: a second one 200 times, wherever the first found the run and wherever
+              its end is by then; a single one 40 times while it starts. Exit status 130, and nothing on standard error but
+              a sentence of ours
   bad input   what the tests list of it: a sentence, and exit status 2
   memory      the resident memory of every worker over a run that nobody disturbs
   soak        random faults for half an hour: the resident memory of every process
@@ -23,6 +26,7 @@ import argparse
 import math
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -31,8 +35,10 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +322,94 @@ def launch_and_signal(numbers: Sequence[int], seconds: float, generator: random.
     return Ending(process.returncode, leaked + Leftovers.now().since(before), loads, errors.count("Traceback"))
 
 
+# Interrupts.
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """How a launch.py that got Ctrl-C ended."""
+
+    status: int
+    said: str  # on standard error
+    left: list[str]  # processes, and files that only a process that lives needs
+
+
+WHILE_IT_STARTS, TWICE = "Ctrl-C while it starts", "a second Ctrl-C"
+SENTENCES = {
+    WHILE_IT_STARTS: {"", "launch.py: ended before the run began\n"},
+    TWICE: {
+        "",  # it came when nothing was left to be done but to end
+        "launch.py: ended at once; what was trained since the last checkpoint is lost\n",
+        "launch.py: ended before all was printed; what was trained is written\n",
+    },
+}
+
+
+def interrupts(bench: Bench) -> list[Case]:
+    """Ctrl-C for launch.py at random moments, in processes of its own and in one."""
+    made = []
+    for name, count in ((WHILE_IT_STARTS, 40), (TWICE, 200)):
+        count = 4 if bench.options.quick else count
+        with ThreadPoolExecutor(
+            4
+        ) as executor:  # beside each other: most of it is waiting, and no two take the same course
+            ended = list(executor.map(partial(interrupt, twice=name == TWICE), range(count)))
+        survived = sum(one.status == 128 + signal.SIGINT and one.said in SENTENCES[name] for one in ended)
+        settings = {
+            "exit_statuses": dict(Counter(str(one.status) for one in ended)),
+            "said": dict(Counter(one.said.strip() for one in ended)),
+            "left": [name for one in ended for name in one.left],
+        }
+        made += case(name, settings, {INJECTED: count, SURVIVED: survived, LEAKED: len(settings["left"])})
+    return made
+
+
+def interrupt(number: int, twice: bool) -> Interrupted:
+    """Start launch.py, press Ctrl-C once or twice, and look at how it ended; a run that was quicker is done over."""
+    generator = random.Random(number)
+    while True:
+        with tempfile.TemporaryDirectory() as directory:
+            ended = _interrupt(Path(directory), number % 2 == 1, twice, generator)
+        if ended is not None:
+            return ended
+
+
+def _interrupt(directory: Path, serial: bool, twice: bool, generator: random.Random) -> Interrupted | None:
+    """None where the process had ended before the last Ctrl-C."""
+    temporary, run_dir = directory / "tmp", directory / "run"
+    temporary.mkdir()
+    arguments = ["--layers", "3", "--width", "16", "--steps", "1000000", "--checkpoint-every", "20"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "launch.py"), *arguments, *["--serial"] * serial, "--run-dir", str(run_dir)],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdout=(directory / "stdout").open("w"),
+        stderr=(directory / "stderr").open("w"),
+        start_new_session=True,
+    )
+    while process.poll() is None and not handles(process.pid, signal.SIGTERM):
+        time.sleep(0.001)
+    if twice:
+        while process.poll() is None and "starting 3 stages" not in (directory / "stdout").read_text():
+            time.sleep(0.01)
+    longest = 1.0 if serial and twice else 3.0  # of what there is to be interrupted
+    for _ in range(1 + twice):
+        time.sleep(generator.uniform(0.0, longest) * generator.random())  # more of them soon
+        if process.poll() is not None:
+            return None
+        os.killpg(process.pid, signal.SIGINT)
+    process.wait(timeout=120.0)
+    left = ["process"] * left_of_session(process.pid)
+    for pattern, folder in (("pymp-*", temporary), (f"pym-{process.pid}-*", Path("/dev/shm")), (".*", run_dir)):
+        left += map(str, folder.rglob(pattern))
+    return Interrupted(process.returncode, (directory / "stderr").read_text(), left)
+
+
+def handles(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal, by what Linux tells of it."""
+    caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
+
+
 def left_of_session(session: int) -> int:
     """Processes of a session that are there two seconds later; they are killed then.
 
@@ -464,6 +558,7 @@ PARTS: dict[str, Callable[[Bench], list[Case]]] = {
     "outage": outage,
     "hangs": hangs,
     "signals": signals,
+    "interrupts": interrupts,
     "bad input": bad_input,
     "memory": memory,
     "soak": soak,

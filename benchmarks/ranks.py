@@ -15,7 +15,7 @@ import checkout  # noqa: F401  (it finds the package)
 from torch import distributed
 from torch.multiprocessing.spawn import start_processes
 
-from async_dni.runtime.wiring import worker_context
+from async_dni.runtime.fork_server import worker_context
 from async_dni.runtime.worker_process import die_with_trainer
 
 GRACE = 2.0  # seconds that a process has to end after SIGTERM, before SIGKILL

@@ -16,8 +16,8 @@ import torch
 from torch.multiprocessing import get_sharing_strategy, set_sharing_strategy
 
 from async_dni import ConfigError
+from async_dni.runtime.fork_server import worker_context
 from async_dni.runtime.machine.descriptors import A_WORKER, MOST_PASSED, check_descriptors, limit_raised
-from async_dni.runtime.wiring import worker_context
 
 TRAINS = Path(__file__).with_name("trains.py")
 HERE = {**os.environ, "PYTHONPATH": str(TRAINS.parents[1])}

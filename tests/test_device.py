@@ -7,9 +7,10 @@ import torch
 
 from async_dni import ConfigError, Trainer, TrainerConfig, fcn
 from async_dni.foundation.cores import available_cores
-from async_dni.runtime import wiring
-from async_dni.runtime.machine.device import assign_cores, assign_devices, omp_num_threads
-from async_dni.runtime.wiring import threads_per_worker, worker_context
+from async_dni.runtime import fork_server
+from async_dni.runtime.fork_server import worker_context
+from async_dni.runtime.machine import device
+from async_dni.runtime.machine.device import assign_cores, assign_devices, omp_num_threads, threads_per_worker
 
 
 @pytest.fixture
@@ -118,13 +119,13 @@ def test_threads_are_as_set_else_openmps_else_the_cores_shared_out(given, omp, e
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if omp is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", omp)
-    monkeypatch.setattr(wiring, "usable_cores", lambda: 7)
+    monkeypatch.setattr(device, "usable_cores", lambda: 7)
     assert threads_per_worker(TrainerConfig(workers=3, threads_per_worker=given)) == expected
 
 
 def test_what_the_fork_server_is_told_is_not_taken_for_the_users(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(wiring, "usable_cores", lambda: 3)
+    monkeypatch.setattr(device, "usable_cores", lambda: 3)
     config, found = TrainerConfig(workers=3), []
     asking = threading.Thread(target=lambda: found.append(threads_per_worker(config)))
 
@@ -132,7 +133,7 @@ def test_what_the_fork_server_is_told_is_not_taken_for_the_users(monkeypatch):
         asking.start()
         assert os.environ["OMP_NUM_THREADS"] == "2"
 
-    monkeypatch.setattr(wiring.forkserver, "ensure_running", started)
+    monkeypatch.setattr(fork_server.forkserver, "ensure_running", started)
     worker_context(2)
     asking.join()
     assert found == [1]

@@ -71,3 +71,16 @@ def test_the_error_is_what_is_off_the_diagonal(confusion, error):
 def test_an_evaluation_is_a_json_object():
     evaluation = Evaluation(4, 0.5, 1.25, 2.5, 0.1, [[1, 0], [0, 1]])
     assert Evaluation(**json.loads(json.dumps(evaluation.as_dict()))) == evaluation
+
+
+def test_an_evaluation_that_nobody_waits_for_any_more_ends_at_the_next_batch():
+    batches = []
+
+    def give_up():
+        batches.append(None)
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(small_model(), classes(), nn.CrossEntropyLoss(), 5, before_batch=give_up)
+    assert len(batches) == 3

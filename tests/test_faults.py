@@ -106,11 +106,11 @@ STARTS = """
 import sys
 import time
 from multiprocessing import forkserver
-from async_dni.runtime import wiring
+from async_dni.runtime import fork_server
 
 if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])  # where the server finds another torch
-    wiring.worker_context()
+    fork_server.worker_context()
     print(forkserver._forkserver._forkserver_pid, flush=True)
     time.sleep(600)
 """

@@ -111,3 +111,12 @@ def test_a_signal_ends_launch_with_its_status(faults: ModuleType) -> None:
     ending = faults.launch_and_signal((signal.SIGTERM,), 0.5, faults.random.Random(0))
     assert ending.status in faults.SIGNALS["SIGTERM"][1]
     assert (ending.leaked, ending.checkpoint_loads, ending.tracebacks) == (0, True, 0)
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("twice", [False, True], ids=["start", "second"])
+def test_interrupts_at_random_moments_leave_one_sentence(twice: bool, number: int, faults: ModuleType) -> None:
+    ended = faults.interrupt(number, twice)
+    assert ended.status == 130
+    assert ended.said in faults.SENTENCES[faults.TWICE if twice else faults.WHILE_IT_STARTS]
+    assert ended.left == []

@@ -8,7 +8,9 @@ import shlex
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -37,15 +39,49 @@ def test_first_signal_asks_for_an_end(number: signal.Signals) -> None:
     assert interruption.number == number
 
 
+def run_with(interruption: Interruption, *numbers: signal.Signals) -> None:
+    """A run that gets these signals in a callback, out of which no exception comes."""
+
+    def raise_all() -> None:
+        for number in numbers:
+            signal.raise_signal(number)
+
+    with interruption.handled():
+        thing = Interruption()
+        finalizer = weakref.finalize(thing, raise_all)
+        del thing
+        assert not finalizer.alive
+
+
 @pytest.mark.parametrize("first", SIGNALS)
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-def test_second_signal_ends_at_once(first: signal.Signals, second: signal.Signals) -> None:
+def test_second_signal_is_raised_where_somebody_looks(first: signal.Signals, second: signal.Signals) -> None:
     interruption = Interruption()
-    with interruption.handled():
-        signal.raise_signal(first)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(second)
+    interruption.check()
+    with pytest.raises(KeyboardInterrupt):  # at the end, too
+        run_with(interruption, first, second)
     assert interruption.number == first
+    with pytest.raises(KeyboardInterrupt):
+        interruption.check()
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_second_signal_ends_a_process_that_has_said_how(second: signal.Signals) -> None:
+    calls: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        run_with(Interruption(lambda: calls.append("ended")), signal.SIGINT, signal.SIGHUP, second)
+    assert calls == ["ended"]
+
+
+def test_second_signal_waits_until_what_is_made_is_whole() -> None:
+    calls: list[str] = []
+    interruption = Interruption(lambda: calls.append("ended"))
+    with suppress(KeyboardInterrupt), interruption.handled():
+        with interruption.held():
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
+            calls.append("made")
+        assert calls == ["made", "ended"]
 
 
 @pytest.mark.parametrize("first", SIGNALS)
@@ -106,3 +142,48 @@ def test_closed_terminal_ends_the_run_with_a_checkpoint(whom: str, tmp_path: Pat
     assert (process.returncode, errors) == (129, "")
     assert newest_checkpoint(tmp_path / "run").stat().st_size
     assert (tmp_path / "run" / "model.pt").exists()
+
+
+LOST = "launch.py: ended at once; what was trained since the last checkpoint is lost\n"
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("import", "launch.py: ended before the run began\n"),  # the first
+        ("start", LOST),
+        ("weakref", LOST),
+        ("__del__", LOST),
+        ("evaluation", LOST),
+        ("model", LOST),
+        ("summary", "launch.py: ended before all was printed; what was trained is written\n"),
+        ("atexit", ""),
+        ("end", ""),
+    ],
+)
+def test_second_interrupt_of_a_launch_ends_it_wherever_it_lands(place: str, told: str, tmp_path: Path) -> None:
+    # it came in a callback of multiprocessing's, and Python printed "Exception ignored in" and went on
+    (tmp_path / "tmp").mkdir()
+    command = [sys.executable, str(ROOT / "tests" / "interrupted_launch.py"), place, "--steps", "3", "--width", "8"]
+    process = subprocess.Popen(
+        [*command, *["--serial"] * (place != "start"), "--run-dir", str(tmp_path / "run")],
+        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    _, errors = process.communicate()
+    assert (process.returncode, errors) == (130, told)
+    session = [one for one in psutil.process_iter() if is_of_session(one, process.pid)]
+    assert not psutil.wait_procs(session, timeout=10)[1], "what it has started ends with it"
+    assert not list((tmp_path / "tmp").glob("pymp-*"))
+    assert not list(Path("/dev/shm").glob(f"pym-{process.pid}-*"))
+    assert not list((tmp_path / "run").rglob(".*")), "no half of a file"
+
+
+def is_of_session(process: psutil.Process, session: int) -> bool:
+    try:
+        return os.getsid(process.pid) == session
+    except ProcessLookupError:
+        return False

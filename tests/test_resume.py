@@ -25,7 +25,7 @@ from async_dni import ConfigError, Trainer, TrainResult
 from async_dni.record.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
 from async_dni.record.progress import Progress
 from async_dni.record.run_dir import read_json_lines
-from async_dni.runtime.wiring import worker_context
+from async_dni.runtime.fork_server import worker_context
 from async_dni.view.plain import PlainProgress
 
 BATCH, EPOCH = 300, 4  # samples, and steps: the last batch of an epoch is of 100
@@ -225,7 +225,7 @@ def test_second_interrupt_of_a_launch_is_status_130(tmp_path: Path) -> None:
         time.sleep(0.1)
     _, errors = process.communicate()
     assert process.returncode == 130
-    assert "Traceback" not in errors
+    assert errors in ("", "launch.py: ended at once; what was trained since the last checkpoint is lost\n")
 
 
 # With another number of workers.

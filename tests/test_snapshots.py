@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from async_dni.runtime.fork_server import worker_context
 from async_dni.runtime.snapshots import Snapshots
 from async_dni.runtime.transport.shared_memory import SharedMemory
-from async_dni.runtime.wiring import worker_context
 
 
 def state_of(number: int, size: int = 1000) -> dict[str, Any]:

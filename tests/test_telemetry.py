@@ -8,7 +8,7 @@ import pytest
 
 from async_dni.record import telemetry
 from async_dni.record.telemetry import PHASES, Interval, Recorder, Telemetry
-from async_dni.runtime.wiring import worker_context
+from async_dni.runtime.fork_server import worker_context
 
 PATIENCE = 60  # seconds until a test that would hang fails instead
 

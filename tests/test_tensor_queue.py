@@ -14,10 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from async_dni.runtime.fork_server import worker_context
 from async_dni.runtime.transport.doorbell import Doorbell
 from async_dni.runtime.transport.shared_memory import SharedMemory
 from async_dni.runtime.transport.tensor_queue import TensorQueue, TensorSpec
-from async_dni.runtime.wiring import worker_context
 
 ROWS = 5
 SPECS = (TensorSpec(ROWS, (3, 7), torch.float32), TensorSpec(ROWS, (), torch.int64))

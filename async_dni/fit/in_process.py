@@ -8,9 +8,9 @@ import torch
 
 from ..record.run import Run
 from ..record.telemetry import record_all
+from ..runtime.machine.device import threads_per_worker
 from ..runtime.machine.interruption import Interruption
 from ..runtime.serial import Serial
-from ..runtime.wiring import threads_per_worker
 from .job import Job
 from .plan import Plan
 from .prepare import Prepared
@@ -36,6 +36,7 @@ def _drive(job: Job, prepared: Prepared, plan: Plan, run: Run, interruption: Int
         serial.restore(states)
 
     def before_batch(step: int) -> bool:
+        interruption.check()
         if (is_full := prepared.schedule.cut_after(step)) is not None:
             run.on_cut(step, copy.deepcopy(serial.states() if is_full else serial.layers()), is_full, False)
         return interruption.number is None

@@ -7,13 +7,15 @@ from typing import Any
 
 from ..data.samples import check_picklable
 from ..record.run import Run
+from ..runtime.fork_server import worker_context
 from ..runtime.machine.descriptors import check_descriptors, limit_raised
+from ..runtime.machine.device import threads_per_worker
 from ..runtime.machine.interruption import Interruption
 from ..runtime.machine.socket_folder import make_socket_folder
 from ..runtime.supervisor import Listener, Patience, Supervisor
 from ..runtime.transport.queue_memory import check_queues
 from ..runtime.transport.shared_tensors import check_room, share, storages_of
-from ..runtime.wiring import Wiring, pickle_stage, threads_per_worker, worker_context
+from ..runtime.wiring import Wiring, pickle_stage
 from .job import Job
 from .plan import Plan
 from .prepare import Prepared
@@ -47,8 +49,9 @@ def train_in_workers(job: Job, wiring: Wiring, run: Run, interruption: Interrupt
     config = job.config
     with limit_raised(wiring.descriptors):
         share(wiring.storages, "train_set")
-        context = worker_context(threads_per_worker(config))
-        specs, receivers = wiring.connect(context)
+        with interruption.held():
+            context = worker_context(threads_per_worker(config))
+            specs, receivers = wiring.connect(context)
         listener = Listener(
             on_start=run.on_start,
             on_record=run.on_record,

@@ -25,7 +25,7 @@ from ..network.partition import balance, check_shared, partition
 from ..network.precision_choice import choose_precision
 from ..network.trial import Trial, check_last_batch, check_synthesizer
 from ..record.checkpoint import Checkpoint
-from ..runtime.wiring import threads_per_worker
+from ..runtime.machine.device import threads_per_worker
 from .job import Job
 
 

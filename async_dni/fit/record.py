@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..learning.blocks import named_blocks
 from ..record.run import Run
-from ..runtime.wiring import threads_per_worker
+from ..record.run_dir import RunDir
+from ..runtime.fork_server import end_server
+from ..runtime.machine.device import threads_per_worker
+from ..runtime.machine.interruption import Interruption
 from .job import Job
 from .plan import Plan
 from .prepare import Prepared
 
 
-def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, Any]) -> Run:
+def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, Any], interruption: Interruption) -> Run:
     """Make the run's directory, if it has one, and tell what the run goes on from. Raises `ConfigError`."""
     run_dir, checkpoint = prepared.run_dir, prepared.checkpoint
     if run_dir is not None:
         run_dir.create(resuming=checkpoint is not None)
+    interruption.discard = partial(_discard, run_dir)  # the directory is ours now
+    if run_dir is not None:
         run_dir.write_config(_config(job, prepared, plan, settings))
     if checkpoint is not None:
         if job.method.synthesizer and (afresh := checkpoint.new_cuts(plan.split)):
@@ -40,7 +46,15 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
             "split": plan.split,
         },
         wall_seconds=0.0 if checkpoint is None else checkpoint.wall_seconds,
+        check=interruption.check,
     )
+
+
+def _discard(run_dir: RunDir | None) -> None:
+    """End and remove what a run would leave behind whose process ends in the middle of it."""
+    end_server()
+    if run_dir is not None:
+        run_dir.remove_unfinished()
 
 
 def _config(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,13 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             raise
 
 
+def remove_unfinished(path: Path) -> None:
+    """Remove what of `path`, a name or a pattern, was not written to its end."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        with suppress(OSError):
+            left.unlink()
+
+
 def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)

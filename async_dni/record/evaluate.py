@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,17 +31,23 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module, dataset: Dataset, loss_fn: Loss, batch_size: int = 1000
+    model: nn.Module,
+    dataset: Dataset,
+    loss_fn: Loss,
+    batch_size: int = 1000,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> tuple[float, list[list[int]] | None]:
     """Mean loss and, where outputs are logits `[batch, classes]` and targets int64 labels, the confusion matrix.
 
     Raises `DataError`, naming the sample, for one that can't be loaded and for a label that the loss does not take.
+    `before_batch` may raise to end it.
     """
     model.eval()
     samples: int = len(dataset)  # type: ignore[arg-type]
     loss, confusion = 0.0, None
     with torch.no_grad():
         for indices in torch.arange(samples).split(batch_size):
+            before_batch()
             x, target = get_batch(dataset, indices)
             output = model(x)
             if labels := Labels.of(loss_fn, output, target):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,6 +58,7 @@ class Run:
         threads: int,
         about: dict[str, Any],  # what a checkpoint says of the run: identity, blocks, split
         wall_seconds: float,  # of the run that this one goes on from
+        check: Callable[[], None],  # raises where the run is to end at once
     ) -> None:
         self.model, self.loss_fn, self.eval_set, self.stream = copy.deepcopy(model).cpu(), loss_fn, eval_set, stream
         self.run_dir, self.progress, self.eval_every, self.keep_checkpoints = (
@@ -66,7 +67,7 @@ class Run:
             eval_every,
             keep_checkpoints,
         )
-        self.about, self.history = about, list[Evaluation]()
+        self.about, self.history, self.check = about, list[Evaluation](), check
         self.problems = Problems(progress.on_warning)
         self._unwritten: list[dict[str, Any]] = []  # lines of metrics.jsonl
         self._threads, self._wall_seconds, self._began = threads, wall_seconds, time.monotonic()
@@ -108,6 +109,7 @@ class Run:
     def _handle(
         self, step: int, states: list[dict[str, Any]], is_full: bool, is_final: bool, wall_seconds: float
     ) -> None:
+        self.check()
         torch.set_num_threads(self._threads)  # this thread's
         model = {name: value for state in states for name, value in state["model"].items()}
         if is_full and self.run_dir is not None:
@@ -122,7 +124,7 @@ class Run:
 
     def _evaluate(self, dataset: Dataset, step: int, state: dict[str, Tensor], wall_seconds: float) -> None:
         self.model.load_state_dict(state)
-        loss, confusion = evaluate(self.model, dataset, self.loss_fn)
+        loss, confusion = evaluate(self.model, dataset, self.loss_fn, before_batch=self.check)
         epoch = step / self.stream.steps_per_epoch
         evaluation = Evaluation(step, epoch, wall_seconds, error_percent(confusion), loss, confusion)
         self.history.append(evaluation)
@@ -134,8 +136,12 @@ class Run:
                     del self._unwritten[0]
         self.progress.on_evaluation(evaluation)
 
-    def result(self, summary: dict[str, Any], interrupted_by: int | None) -> TrainResult:
-        """Wait for the evaluations, write what is left to write, and return the result."""
+    def result(self, summary: dict[str, Any], interrupted: Callable[[], int | None]) -> TrainResult:
+        """Wait for the evaluations, write what is left to write, and return the result.
+
+        `interrupted` tells which signal, if any, asked for an early end.
+        """
+        self.check()
         for future in self._futures:
             future.result()
         assert self._final is not None
@@ -144,6 +150,7 @@ class Run:
         is_evaluated = bool(self.history) and self.history[-1].step == step
         error = self.history[-1].test_error if is_evaluated else None
         summary = {**summary, **_times(summary["workers"]), "steps": step, "test_error": error}
+        interrupted_by = interrupted()  # which may have come until now
         summary["interrupted_by"] = None if interrupted_by is None else signal.Signals(interrupted_by).name
         if self.run_dir is not None:
             with self.problems.of_writing(self.run_dir.model):

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from ..foundation.atomic_file import write_atomically
+from ..foundation.atomic_file import remove_unfinished, write_atomically
 from ..foundation.cores import usable_cores
 from ..foundation.error import ConfigError
 from ..learning.precision import rounds_to_bfloat16
@@ -93,6 +93,11 @@ class RunDir:
             write_json(self.config, {**settings, "environment": environment()})
         except OSError as error:
             raise ConfigError("run_dir", self.path, f"it can't be written ({error.strerror})") from None
+
+    def remove_unfinished(self) -> None:
+        """Remove what was being written when the process that wrote it ended."""
+        for path in (self.config, self.summary, self.model, self.checkpoints / "step-*.pt"):
+            remove_unfinished(path)
 
     def append_metrics(self, evaluation: dict[str, Any]) -> None:
         """Append one evaluation to metrics.jsonl."""

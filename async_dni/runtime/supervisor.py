@@ -136,18 +136,20 @@ class Supervisor:
     def _start(self, spec: WorkerSpec, receiver: connection.Connection) -> _State:
         process = self.context.Process(target=worker_main, args=(spec,), name=f"stage-{spec.index}", daemon=True)
         try:
-            process.start()
+            with self.interruption.held():  # half started, it would complain
+                process.start()
         except (OSError, EOFError) as error:  # it died before it had read what it is made from
             raise WorkerError(spec.index, f"stage {spec.index} could not be started ({error}); {GUARD}") from error
         spec.events.close()  # the worker's copy is the only one now, so its death closes the pipe
         return _State(spec, process, EventReceiver(receiver), time.monotonic() + self.patience.start_timeout)
 
     def _watch(self, is_done: Callable[[_State], bool]) -> None:
-        """Handle what the workers report, and their deaths, until all are done."""
+        """Handle what the workers report, and their deaths, until all are done, or a second signal comes."""
         while waiting := [worker for worker in self._workers if not is_done(worker)]:
             watched: list[Any] = [worker.events for worker in self._workers if not worker.events.closed]
             watched += [worker.process.sentinel for worker in waiting]
             ready: list[Any] = connection.wait(watched, timeout=INTERVAL)
+            self.interruption.check()
             for worker in self._workers:
                 if worker.events in ready:
                     self._receive(worker)

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import pickle
-import signal
-import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,7 +13,7 @@ from torch import Tensor, UntypedStorage
 
 from ..config import TrainerConfig
 from ..data.stream import BatchStream
-from ..foundation.cores import available_cores, usable_cores
+from ..foundation.cores import available_cores
 from ..foundation.error import ConfigError
 from ..learning.blocks import named_blocks
 from ..learning.methods import METHODS
@@ -26,42 +21,13 @@ from ..learning.stage import StageSpec
 from ..record.heartbeat import Heartbeat
 from ..record.run_dir import RunDir
 from ..record.schedule import Schedule
-from .machine import parent_death
-from .machine.device import assign_cores, omp_num_threads
-from .machine.environment import environment
-from .machine.socket_folder import make_socket_folder
+from .machine.device import assign_cores, threads_per_worker
 from .snapshots import Snapshots
 from .transport.doorbell import Doorbell
 from .transport.memory_file import MemoryFile
 from .transport.shared_memory import SharedMemory
 from .transport.tensor_queue import TensorQueue, TensorSpec
 from .worker_spec import WorkerSpec
-
-_starting = threading.Lock()  # the environment is every thread's
-
-
-def worker_context(threads: int = 1) -> Any:
-    """Workers are forked from a server process that has loaded torch and nothing else; never from this one.
-
-    There is one server in the life of a process. OMP and MKL are told `threads` before it loads torch; a worker of a
-    later run that wants another number sets it through torch.
-    """
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["async_dni.runtime.preload"])
-    # A terminal's Ctrl-C goes to every process, and this one tells the workers what it means. Blocked signals are
-    # inherited, so that a worker is deaf to it from its first moment.
-    resource_tracker.ensure_running()  # its start unblocks signals
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-    try:
-        # before Python 3.13 the server does not take over sys.path by itself
-        path = os.pathsep.join(directory for directory in sys.path if directory)
-        threads_of_libraries = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        with _starting, environment(PYTHONPATH=path, **threads_of_libraries, **{parent_death.SERVER: str(os.getpid())}):
-            make_socket_folder()
-            forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    return context
 
 
 @dataclass(frozen=True)
@@ -135,13 +101,6 @@ class Wiring:
             reason = f"there is no memory for the queues ({error.strerror})"
             raise ConfigError("queue_capacity", capacity, f"{reason}; allowed: what fits") from None
         return down, up
-
-
-def threads_per_worker(config: TrainerConfig) -> int:
-    """As set, else as OMP_NUM_THREADS has it, else the cores shared out, at least 1."""
-    with _starting:  # meanwhile OMP_NUM_THREADS is not the user's
-        omp = omp_num_threads()
-    return config.threads_per_worker or omp or max(1, usable_cores() // config.workers)
 
 
 def pickle_stage(stage: StageSpec) -> bytes:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 
 import torch
 
-from ...config import MOST_THREADS
+from ...config import MOST_THREADS, TrainerConfig
+from ...foundation.cores import usable_cores
 from ...foundation.error import ConfigError
+from .environment import variable
 
 
 def assign_devices(device_map: str, workers: int) -> list[str]:
@@ -41,10 +42,15 @@ def omp_num_threads() -> int | None:
 
     Of a list, which has a number for each level of nesting, the first.
     """
-    first = re.match(r"\s*0*([1-9]\d{0,8})\s*(,|$)", os.environ.get("OMP_NUM_THREADS", ""), re.ASCII)
+    first = re.match(r"\s*0*([1-9]\d{0,8})\s*(,|$)", variable("OMP_NUM_THREADS"), re.ASCII)
     return min(int(first[1]), MOST_THREADS) if first else None
 
 
 def assign_cores(workers: int, threads: int, cores: Sequence[int]) -> list[tuple[int, ...]]:
     """`threads` cores for each worker, in turn; they are shared where there are too few."""
     return [tuple(sorted({cores[(k * threads + i) % len(cores)] for i in range(threads)})) for k in range(workers)]
+
+
+def threads_per_worker(config: TrainerConfig) -> int:
+    """As set, else as OMP_NUM_THREADS has it, else the cores shared out, at least 1."""
+    return config.threads_per_worker or omp_num_threads() or max(1, usable_cores() // config.workers)

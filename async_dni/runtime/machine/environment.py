@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_setting = threading.Lock()  # the environment is every thread's
 
 
 @contextmanager
 def environment(**variables: str) -> Iterator[None]:
     """Set variables, and put back afterwards what was there."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    with _setting:
+        before = {name: os.environ.get(name) for name in variables}
+        os.environ.update(variables)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
+def variable(name: str) -> str:
+    """A variable as the user has it, not as another thread sets it for a process that it starts; empty where it is not set."""
+    with _setting:
+        return os.environ.get(name, "")

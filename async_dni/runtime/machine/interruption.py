@@ -1,5 +1,9 @@
 """SIGINT, SIGTERM and SIGHUP while a run goes on: the first asks for an early end, the second ends at once.
 
+A handler runs wherever Python happens to be: in a callback of a weak reference, say, out of which no exception comes. So the
+handler raises none. It notes the second signal, and those who wait `check`, where nobody swallows what they raise; or it
+calls what ends the process there and then, for a program that has said how (`launch.py`).
+
 A terminal that is closed may send SIGHUP twice, by its shell and by the kernel, so a SIGHUP is never the second. What is
 ignored from the start stays ignored: SIGHUP under `nohup`, SIGINT where a script's shell started this with `&`.
 """
@@ -15,15 +19,24 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption:
-    """Which signal, if any, asked for an early end. `on_signal` is called at the first; the second raises."""
+    """Which signal, if any, asked for an early end. `on_signal` is called at the first, `at_once` at the second.
 
-    def __init__(self) -> None:
+    Where `at_once` ends the process, `discard` ends and removes what a process must not leave behind.
+    """
+
+    def __init__(self, at_once: Callable[[], object] = lambda: None) -> None:
         self.number: int | None = None
         self.on_signal: Callable[[], None] = lambda: None
+        self.discard: Callable[[], None] = lambda: None
+        self._at_once = at_once
+        self._is_second = self._holds = False
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Handle the signals inside; in a thread that is not the main one, which gets no signals, do nothing."""
+        """Handle the signals inside; in a thread that is not the main one, which gets no signals, do nothing.
+
+        Raises `KeyboardInterrupt` at the end where a second came that nobody has noticed.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -34,11 +47,29 @@ class Interruption:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+        self.check()
+
+    def check(self) -> None:
+        """Raise `KeyboardInterrupt` where there was a second signal."""
+        if self._is_second:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A second signal inside ends the process afterwards: what is half made could not be found and removed."""
+        self._holds = True
+        try:
+            yield
+        finally:
+            self._holds = False
+            if self._is_second:
+                self._at_once()
 
     def _handle(self, number: int, _frame: object) -> None:
-        if self.number is not None:
-            if number != signal.SIGHUP:
-                raise KeyboardInterrupt
-            return
-        self.number = number
-        self.on_signal()
+        if self.number is None:
+            self.number = number
+            self.on_signal()
+        elif number != signal.SIGHUP:
+            self._is_second = True
+            if not self._holds:
+                self._at_once()

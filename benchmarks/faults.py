@@ -379,13 +379,14 @@ def _interrupt(directory: Path, serial: bool, twice: bool, generator: random.Ran
     temporary, run_dir = directory / "tmp", directory / "run"
     temporary.mkdir()
     arguments = ["--layers", "3", "--width", "16", "--steps", "1000000", "--checkpoint-every", "20"]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "launch.py"), *arguments, *["--serial"] * serial, "--run-dir", str(run_dir)],
-        env={**os.environ, "TMPDIR": str(temporary)},
-        stdout=(directory / "stdout").open("w"),
-        stderr=(directory / "stderr").open("w"),
-        start_new_session=True,
-    )
+    with (directory / "stdout").open("w") as output, (directory / "stderr").open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "launch.py"), *arguments, *["--serial"] * serial, "--run-dir", str(run_dir)],
+            env={**os.environ, "TMPDIR": str(temporary)},
+            stdout=output,
+            stderr=errors,
+            start_new_session=True,
+        )
     while process.poll() is None and not handles(process.pid, signal.SIGTERM):
         time.sleep(0.001)
     if twice:

@@ -1,22 +1,49 @@
-"""Asynchronous, multi-process training with Decoupled Neural Interfaces (synthetic gradients) on PyTorch."""
+"""Asynchronous, multi-process training with Decoupled Neural Interfaces (synthetic gradients) on PyTorch.
+
+What is public is loaded when it is asked for: torch takes seconds, and a command line handles signals before that.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .runtime.machine import parent_death  # noqa: F401  (before torch is loaded: see there)
 
-# isort: split
+if TYPE_CHECKING:
+    from .config import ConfigError, TrainerConfig
+    from .data.image_dataset import ImageDataset
+    from .data.samples import DataError
+    from .data.sets import DATASETS, DatasetSpec, load_dataset
+    from .experiment import ExperimentConfig
+    from .learning.divergence import DivergenceError
+    from .learning.methods import METHODS, Method, MethodParts, MethodSpec
+    from .learning.synthesizers import SYNTHESIZERS, ConvSynthesizer, LinearSynthesizer, MLPSynthesizer, SynthesizerSpec
+    from .network.models import MODELS, ModelSpec, fcn, tanh
+    from .record.evaluate import Evaluation, evaluate
+    from .record.run import TrainResult
+    from .runtime.supervisor import WorkerError
+    from .trainer import Trainer
 
-from .config import ConfigError, TrainerConfig
-from .data.image_dataset import ImageDataset
-from .data.samples import DataError
-from .data.sets import DATASETS, DatasetSpec, load_dataset
-from .experiment import ExperimentConfig
-from .learning.divergence import DivergenceError
-from .learning.methods import METHODS, Method, MethodParts, MethodSpec
-from .learning.synthesizers import SYNTHESIZERS, ConvSynthesizer, LinearSynthesizer, MLPSynthesizer, SynthesizerSpec
-from .network.models import MODELS, ModelSpec, fcn, tanh
-from .record.evaluate import Evaluation, evaluate
-from .record.run import TrainResult
-from .runtime.supervisor import WorkerError
-from .trainer import Trainer
+_HOMES = {
+    "config": ("ConfigError", "TrainerConfig"),
+    "data.image_dataset": ("ImageDataset",),
+    "data.samples": ("DataError",),
+    "data.sets": ("DATASETS", "DatasetSpec", "load_dataset"),
+    "experiment": ("ExperimentConfig",),
+    "learning.divergence": ("DivergenceError",),
+    "learning.methods": ("METHODS", "Method", "MethodParts", "MethodSpec"),
+    "learning.synthesizers": (
+        "SYNTHESIZERS",
+        "ConvSynthesizer",
+        "LinearSynthesizer",
+        "MLPSynthesizer",
+        "SynthesizerSpec",
+    ),
+    "network.models": ("MODELS", "ModelSpec", "fcn", "tanh"),
+    "record.evaluate": ("Evaluation", "evaluate"),
+    "record.run": ("TrainResult",),
+    "runtime.supervisor": ("WorkerError",),
+    "trainer": ("Trainer",),
+}
 
 __version__ = "0.1.0"
 
@@ -49,3 +76,14 @@ __all__ = [
     "load_dataset",
     "tanh",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f".{home}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

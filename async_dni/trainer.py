@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from multiprocessing import current_process
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,22 +81,24 @@ class Trainer:
         steps: int | None = None,
         eval_set: Dataset | Sequence[Tensor] | None = None,
         settings: dict[str, Any] | None = None,
+        runs: Path | None = None,
         interruption: Interruption | None = None,
     ) -> TrainResult:
         """Train for a number of epochs (or of steps: batches) and return the trained network.
 
         `train_set` and `eval_set`: a data set of `(sample, target)` pairs, or a pair of tensors `[samples, ...]`.
         The `eval_set` is evaluated every `eval_every` epochs and at the end, here, while the workers train on.
-        `settings` are added to config.json. Raises `ConfigError` before anything is started, and `WorkerError` where a
-        worker fails. Ctrl-C ends the run early, and what was trained so far is returned; a second one raises
-        `KeyboardInterrupt`, within half a second or a batch, or does what the `interruption` is made with.
+        `settings` are added to config.json. Where no `run_dir` is set, the run makes one of its own in the directory `runs`,
+        named by the date and time; without that, it writes no files. Raises `ConfigError` before anything is started, and
+        `WorkerError` where a worker fails. Ctrl-C ends the run early, and what was trained so far is returned; a second one
+        raises `KeyboardInterrupt`, within half a second or a batch, or does what the `interruption` is made with.
 
         With `resume`, epochs and steps count from the beginning of the run that is gone on with.
         """
         if getattr(current_process(), "_inheriting", False):
             sys.exit(1)  # a worker imports a script that trains when it is imported; the supervisor says so
         job = self.job
-        prepared = prepare(job, train_set, eval_set, epochs, steps)
+        prepared = prepare(job, train_set, eval_set, epochs, steps, runs)
         plan = make_plan(job, prepared.stream, prepared.trial, prepared.checkpoint)
         wiring = None if self.config.serial else wire(job, prepared, plan)
         interruption = interruption or Interruption()

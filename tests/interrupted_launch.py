@@ -66,7 +66,7 @@ def arrange(place: str) -> None:
         return
     import torch
 
-    from async_dni import cli
+    from async_dni import train
     from async_dni.record import run
     from async_dni.record.run_dir import RunDir
     from async_dni.runtime.serial import Serial
@@ -83,7 +83,7 @@ def arrange(place: str) -> None:
     elif place == "model":
         before(RunDir, "write_model", lambda: before(torch, "save", press))  # its file has a name by then
     elif place == "summary":
-        before(cli, "print_summary", press)
+        before(train, "print_summary", press)
     elif place == "atexit":
         atexit.register(press)
     elif place == "end":

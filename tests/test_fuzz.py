@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_launch import launch
 
-import async_dni
-from async_dni import ConfigError, ExperimentConfig, ImageDataset, Trainer, TrainerConfig, TrainResult
+from async_dni import ConfigError, ExperimentConfig, ImageDataset, Trainer, TrainerConfig, TrainResult, train
 from async_dni.cli import flag
 from async_dni.data import sets
 from async_dni.fit.prepare import find_run_dir, make_stream
@@ -71,7 +70,7 @@ def load_dataset(name: str, data_dir: Path | None, image_size: int | None) -> tu
 def fit(self: Trainer, train_set: Any, *, epochs: int | None, steps: int | None, **rest: Any) -> TrainResult:
     """What `Trainer.fit` looks at first, and no training."""
     check_last_batch(make_stream(self.config, train_set, epochs, steps), [self.model])
-    run_dir = find_run_dir(self.config)
+    run_dir = find_run_dir(self.config, None)
     if self.config.resume is not None:
         raise ConfigError("resume", self.config.resume, "nothing is to be resumed here")
     summary = {"method": self.config.method, "num_workers": 0, "steps": 1, "samples": 1, "wall_seconds": 1.0}
@@ -99,7 +98,7 @@ def check_arguments(arguments: list[str]) -> None:
 
 def test_any_arguments_are_trained_with_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(async_dni, "load_dataset", load_dataset)
+    monkeypatch.setattr(train, "load_dataset", load_dataset)
     monkeypatch.setattr(Trainer, "fit", fit)
     check_arguments()
     assert not list(tmp_path.iterdir())

@@ -117,3 +117,31 @@ def test_signal_ends_the_run_with_a_summary(number: signal.Signals, status: int,
     assert "test error" in output
     fcn().load_state_dict(torch.load(run_dir / "model.pt", weights_only=True))
     assert not any(psutil.pid_exists(worker["pid"]) for worker in summary["workers"])
+
+
+def test_launches_at_once_have_a_run_directory_each(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "launch.py"), "--serial", "--steps", "3", "--width", "8"]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) for _ in range(3)]
+    told = []
+    for process in processes:
+        output, errors = process.communicate()
+        assert (process.returncode, errors) == (0, "")
+        told += [line.split()[-1] for line in output.splitlines() if line.startswith("run directory")]
+    run_dirs = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "runs").iterdir())
+    assert sorted(told) == run_dirs
+    assert len(run_dirs) == 3
+    for run_dir in run_dirs:
+        assert json.loads((tmp_path / run_dir / "config.json").read_text())["run_dir"] == run_dir
+        assert (tmp_path / run_dir / "model.pt").exists()
+
+
+def test_directory_of_runs_that_cannot_be_made_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert launch("--serial", "--steps", "3", "--split", "9") == 2
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "runs").touch()
+    assert launch("--serial", "--steps", "3") == 2
+    assert "--run-dir: got runs/" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 import json
 import os
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,58 @@ def test_a_new_or_an_empty_directory_is_made_ready_for_workers(path, tmp_path):
     run_dir.create()
     run_dir.log(0).touch()
     run_dir.records(0).touch()
+
+
+def at_once(number, do):
+    """Call a function in so many threads that begin together; returns what it returned, or raised."""
+    barrier = threading.Barrier(number)
+
+    def begin(_):
+        barrier.wait()
+        try:
+            return do()
+        except ConfigError as error:
+            return error
+
+    with ThreadPoolExecutor(number) as executor:
+        return list(executor.map(begin, range(number)))
+
+
+def test_runs_that_begin_at_once_have_a_directory_each(tmp_path):
+    # two of three that were started within a second ended with status 2, for all had looked at the same name
+    number, run_dirs = 32, []
+
+    def create():
+        run_dir = RunDir.new(tmp_path / "runs")
+        run_dir.path = tmp_path / "runs" / "20260101-000000"  # in the same second
+        run_dir.check()
+        run_dir.create()
+        run_dirs.append(run_dir)
+
+    assert at_once(number, create) == [None] * number
+    names = {"20260101-000000", *(f"20260101-000000-{k}" for k in range(2, number + 1))}
+    assert {run_dir.path.name for run_dir in run_dirs} == names
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == names
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_directory_that_is_given_to_many_runs_is_one_run_s(exists, tmp_path):
+    path = tmp_path / "run"
+    if exists:
+        path.mkdir()
+    ends = at_once(16, lambda: RunDir(path).create())
+    refused = [end for end in ends if end is not None]
+    assert len(refused) == 15
+    assert {error.setting for error in refused} == {"run_dir"}
+
+
+def test_a_new_directory_is_not_made_before_the_run_begins(tmp_path):
+    RunDir.new(tmp_path / "runs").check()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "runs").touch()
+    for refuses in (RunDir.new(tmp_path / "runs").check, RunDir.new(tmp_path / "runs").create):
+        with pytest.raises(ConfigError, match="can't be"):
+            refuses()
 
 
 def test_a_relative_path_is_of_the_working_directory(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -40,12 +41,13 @@ def prepare(
     eval_set: Dataset | Sequence[Tensor] | None,
     epochs: int | None,
     steps: int | None,
+    runs: Path | None,
 ) -> Prepared:
     """Look at everything that is given. Raises `ConfigError`."""
     stream = make_stream(job.config, as_dataset(train_set), epochs, steps)
     check_last_batch(stream, [job.model])
     dataset = None if eval_set is None else as_dataset(eval_set, "eval_set")
-    run_dir = find_run_dir(job.config)
+    run_dir = find_run_dir(job.config, runs)
     trial = try_out(job.model, job.loss_fn, job.method, stream, dataset)
     identity = _identity(job, stream, trial)
     checkpoint = _checkpoint(job, stream, identity)
@@ -68,13 +70,16 @@ def make_stream(config: TrainerConfig, dataset: Dataset, epochs: int | None, ste
     return BatchStream(dataset, size, length, config.seed)
 
 
-def find_run_dir(config: TrainerConfig) -> RunDir | None:
-    """The directory that the settings name, checked and not made; None where they name none."""
+def find_run_dir(config: TrainerConfig, runs: Path | None) -> RunDir | None:
+    """The directory that the settings name, or a new one among `runs`; checked and not made. None where there is to be none."""
     if config.resume is not None:
         return RunDir.of(config.resume)
-    if config.run_dir is None:
+    if config.run_dir is not None:
+        run_dir = RunDir(config.run_dir)
+    elif runs is not None:
+        run_dir = RunDir.new(runs)
+    else:
         return None
-    run_dir = RunDir(config.run_dir)
     run_dir.check()
     return run_dir
 

@@ -25,7 +25,8 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
         run_dir.create(resuming=checkpoint is not None)
     interruption.discard = partial(_discard, run_dir)  # the directory is ours now
     if run_dir is not None:
-        run_dir.write_config(_config(job, prepared, plan, settings))
+        made = {} if checkpoint is not None else {"run_dir": run_dir.path}
+        run_dir.write_config(_config(job, prepared, plan, {**settings, **made}))
     if checkpoint is not None:
         if job.method.synthesizer and (afresh := checkpoint.new_cuts(plan.split)):
             job.progress.on_note(f"new cuts after blocks {', '.join(afresh)}: their synthesizers start afresh")

@@ -16,6 +16,7 @@ import os
 import platform
 import subprocess
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,21 @@ from ..learning.precision import rounds_to_bfloat16
 
 
 class RunDir:
-    """A run's directory. `create` makes it; reading needs nothing but the path."""
+    """A run's directory. `create` makes it; reading needs nothing but the path.
+
+    One that nobody has named is `new` in a directory of runs, and has its name, `path`, from when it is made.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._runs: Path | None = None  # where it gets the next name that is free
+
+    @classmethod
+    def new(cls, runs: Path) -> RunDir:
+        """In the directory of runs, named by the date and time."""
+        run_dir = cls(runs / datetime.now().strftime("%Y%m%d-%H%M%S"))
+        run_dir._runs = runs
+        return run_dir
 
     @classmethod
     def of(cls, path: Path) -> RunDir:
@@ -68,24 +80,44 @@ class RunDir:
 
     def _existing(self) -> Path:
         """The nearest directory that is there."""
-        if self.path.is_dir():
+        if self._runs is not None:
+            pass  # whatever is there, another name is free
+        elif self.path.is_dir():
             if any(self.path.iterdir()):
                 raise ConfigError("run_dir", self.path, "the directory is not empty; allowed: a new or an empty one")
         elif os.path.lexists(self.path):
             raise ConfigError("run_dir", self.path, "this is a file; allowed: a new or an empty directory")
-        existing = self.path.absolute()
+        existing = (self._runs or self.path).absolute()
         while not existing.exists():
             existing = existing.parent
         return existing
 
     def create(self, *, resuming: bool = False) -> None:
-        """Make the directory; one that is gone on with is there."""
+        """Make the directory, for this run alone, whoever else makes one now; one that is gone on with is there."""
         if not resuming:
             self.check()
         try:
-            (self.path / "workers").mkdir(parents=True, exist_ok=True)
+            if self._runs is not None:
+                self._claim(self._runs)
+            (self.path / "workers").mkdir(parents=True, exist_ok=resuming)
+        except FileExistsError:
+            allowed = "another run has just begun in it; allowed: a new or an empty directory"
+            raise ConfigError("run_dir", self.path, allowed) from None
         except OSError as error:
             raise ConfigError("run_dir", self.path, f"it can't be made ({error.strerror})") from None
+
+    def _claim(self, runs: Path) -> None:
+        """Make it under its name, or under the next that is free: of those who make the same one, one has made it."""
+        runs.mkdir(parents=True, exist_ok=True)
+        name, number = self.path.name, 1
+        while True:
+            try:
+                self.path.mkdir()
+            except FileExistsError:
+                number += 1
+                self.path = runs / f"{name}-{number}"
+            else:
+                return
 
     def write_config(self, settings: dict[str, Any]) -> None:
         """Write config.json: the settings, and what they ran on. Raises `ConfigError` where it can't be written."""

@@ -1,0 +1,92 @@
+"""The command that trains: `python launch.py`, `python -m async_dni train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from .cli import load_plugins, make_model, make_optimizer, make_parser, named_plugins, parse, refuse
+from .config import TrainerConfig
+from .data.samples import DataError
+from .data.sets import DATASETS, load_dataset
+from .experiment import ExperimentConfig
+from .foundation.error import ConfigError
+from .learning.divergence import DivergenceError
+from .record.progress import Progress
+from .record.run import TrainResult
+from .runtime.machine.ending import LOST, Ending
+from .runtime.machine.interruption import Interruption
+from .runtime.supervisor import WorkerError
+from .trainer import Trainer
+from .view.live import LiveProgress
+from .view.output import lasting_output
+from .view.plain import PlainProgress
+from .view.summary import print_summary
+
+
+def main(arguments: Sequence[str] | None, program: str, ending: Ending | None = None) -> int:
+    """Parse, train, print; returns the exit status, which is 1 also where something could not be written or printed.
+
+    With an `ending`, the second signal ends the process; else it raises `KeyboardInterrupt`.
+    """
+    with lasting_output(program) as output:
+        try:
+            status = _main(arguments, program, ending)
+        except SystemExit as exit:  # of the parser
+            status = exit.code if isinstance(exit.code, int) else 0
+        except KeyboardInterrupt:
+            print(f"{program}: {LOST}", file=sys.stderr)
+            raise
+    return status or int(output.failed)
+
+
+def _main(arguments: Sequence[str] | None, program: str, ending: Ending | None) -> int:
+    interruption = Interruption()
+    if ending is not None:
+        interruption = ending.interruption = Interruption(ending.at_once)
+    console = Console()
+    try:
+        load_plugins(named_plugins(arguments))
+        parser = make_parser(program, TrainerConfig, ExperimentConfig)
+        config, experiment = parse(parser, arguments, TrainerConfig, ExperimentConfig)
+        result = _fit(config, experiment, console, interruption)
+    except ConfigError as error:
+        return refuse(program, error)
+    except WorkerError as error:
+        print(f"{error.details}{program}: {error}", file=sys.stderr)
+        return 1
+    except (DataError, DivergenceError) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    if ending is not None:
+        ending.sentence = "ended before all was printed; what was trained is written"
+    print_summary(console, result.summary, result.run_dir)
+    if result.problems:
+        return 1
+    return 0 if result.interrupted_by is None else 128 + result.interrupted_by
+
+
+def _fit(
+    config: TrainerConfig, experiment: ExperimentConfig, console: Console, interruption: Interruption
+) -> TrainResult:
+    """Read the data, make the network, train."""
+    train_set, test_set = load_dataset(experiment.dataset, experiment.data_dir, experiment.image_size)
+    torch.manual_seed(config.seed)
+    model = make_model(experiment, train_set[0][0].shape, DATASETS[experiment.dataset].num_classes)
+    show = LiveProgress if console.is_terminal else PlainProgress
+    progress = Progress() if experiment.quiet else show(console)
+    trainer = Trainer(model, config, optimizer=make_optimizer(experiment), progress=progress)
+    return trainer.fit(
+        train_set,
+        epochs=experiment.epochs or (10 if experiment.steps is None else None),
+        steps=experiment.steps,
+        eval_set=test_set,
+        settings=dataclasses.asdict(experiment),
+        runs=Path("runs"),
+        interruption=interruption,
+    )

@@ -1,0 +1,73 @@
+"""What the documentation says of files is true."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import async_dni
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def listed() -> set[str]:
+    """The files in architecture.md's list, below `async_dni/`; a line may name several of one folder."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    block = text.split("async_dni/\n", 1)[1].split("```", 1)[0]
+    found, folder = set(), ""
+    for line in block.splitlines():
+        names = re.split(r"\s{2,}", line.strip())[0]
+        if names.endswith("/") and " " not in names:
+            folder = names
+            continue
+        inside = folder if line.startswith("    ") else ""
+        first, *others = [name.strip() for name in names.split(",")]
+        below = first.rsplit("/", 1)[0] + "/" if "/" in first else ""
+        found |= {inside + first, *(inside + below + other for other in others)}
+    return found
+
+
+def test_architecture_lists_every_file_and_no_other() -> None:
+    package = ROOT / "async_dni"
+    there = {str(path.relative_to(package)) for path in package.rglob("*.py")}
+    assert listed() == {name for name in there if not name.endswith("/__init__.py")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    named = re.findall(r"`([\w./-]+\.(?:py|md|txt|toml|yaml))`|\]\(([\w./-]+)\)", page.read_text())
+    places = (ROOT, ROOT / "async_dni", page.parent)
+    there = {path.name for path in ROOT.rglob("*.py")}
+    missing = [
+        name
+        for pair in named
+        if (name := "".join(pair))
+        and not any((place / name).exists() for place in places)
+        and not ("/" not in name and name in there)
+    ]
+    assert not missing
+
+
+def test_pages_are_followed_from_top_to_bottom() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for page in ("## The floors", "## Follow a setting", "## Follow a batch"):
+        assert len(re.findall(rf"^{page}$", text, re.MULTILINE)) == 1
+        section = text.split(f"{page}\n", 1)[1].split("\n## ", 1)[0]
+        assert len(re.findall(r"`?[\w/]+\.py`?", section)) >= 5, "it names files"
+
+
+def test_public_names_are_those_of_type_checkers() -> None:
+    """`__init__` loads them when they are asked for; type checkers read imports that are never made."""
+    tree = ast.parse(Path(async_dni.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    shown = {node.module: tuple(alias.name for alias in node.names) for node in block.body}
+    assert shown == async_dni._HOMES
+    assert sorted(name for names in shown.values() for name in names) == sorted(async_dni.__all__)
+    for name in async_dni.__all__:
+        assert getattr(async_dni, name) is not None
+    with pytest.raises(AttributeError, match="module 'async_dni' has no attribute 'nothing'"):
+        async_dni.nothing  # noqa: B018

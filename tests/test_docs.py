@@ -60,6 +60,18 @@ def test_pages_are_followed_from_top_to_bottom() -> None:
         assert len(re.findall(r"`?[\w/]+\.py`?", section)) >= 5, "it names files"
 
 
+@pytest.mark.parametrize(
+    ("page", "head"),
+    [
+        ("README.md", "| `--method` | a stage updates with"),
+        ("docs/architecture.md", "| setting | class, in all stages but the last"),
+    ],
+)
+def test_table_of_methods_is_that_of_the_registry(page: str, head: str) -> None:
+    (table,) = re.findall(rf"^{re.escape(head)}.*\n\|[ -|]*\n((?:\|.*\n)*)", (ROOT / page).read_text(), re.MULTILINE)
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(async_dni.METHODS)
+
+
 def test_public_names_are_those_of_type_checkers() -> None:
     """`__init__` loads them when they are asked for; type checkers read imports that are never made."""
     tree = ast.parse(Path(async_dni.__file__).read_text())

@@ -63,8 +63,6 @@ def _main(arguments: Sequence[str] | None, program: str, ending: Ending | None) 
     except (DataError, DivergenceError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
-    if ending is not None:
-        ending.sentence = "ended before all was printed; what was trained is written"
     print_summary(console, result.summary, result.run_dir)
     if result.problems:
         return 1

@@ -36,7 +36,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -340,7 +340,7 @@ SENTENCES = {
     TWICE: {
         "",  # it came when nothing was left to be done but to end
         "launch.py: ended at once; what was trained since the last checkpoint is lost\n",
-        "launch.py: ended before all was printed; what was trained is written\n",
+        "launch.py: ended before all was printed\n",
     },
 }
 
@@ -399,7 +399,7 @@ def _interrupt(directory: Path, serial: bool, twice: bool, generator: random.Ran
             return None
         os.killpg(process.pid, signal.SIGINT)
     process.wait(timeout=120.0)
-    left = ["process"] * left_of_session(process.pid)
+    left = named_left_of_session(process.pid)
     for pattern, folder in (("pymp-*", temporary), (f"pym-{process.pid}-*", Path("/dev/shm")), (".*", run_dir)):
         left += map(str, folder.rglob(pattern))
     return Interrupted(process.returncode, (directory / "stderr").read_text(), left)
@@ -412,7 +412,12 @@ def handles(pid: int, number: int) -> bool:
 
 
 def left_of_session(session: int) -> int:
-    """Processes of a session that are there two seconds later; they are killed then.
+    """How many processes of a session are there two seconds later; they are killed then."""
+    return len(named_left_of_session(session))
+
+
+def named_left_of_session(session: int) -> list[str]:
+    """What the processes of a session that are there two seconds later were started with; they are killed then.
 
     One that has ended, and that nobody has asked for its exit status, is not there; who does that for orphans may be slow.
     """
@@ -421,9 +426,12 @@ def left_of_session(session: int) -> int:
         if time.monotonic() >= deadline:
             break
         time.sleep(0.05)
+    names = []
     for process in alive:
-        process.kill()
-    return len(alive)
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            names.append(" ".join(process.cmdline()))
+            process.kill()
+    return names
 
 
 def is_of_session(process: psutil.Process, session: int) -> bool:

@@ -156,7 +156,7 @@ LOST = "launch.py: ended at once; what was trained since the last checkpoint is 
         ("__del__", LOST),
         ("evaluation", LOST),
         ("model", LOST),
-        ("summary", "launch.py: ended before all was printed; what was trained is written\n"),
+        ("summary", "launch.py: ended before all was printed\n"),
         ("atexit", ""),
         ("end", ""),
     ],

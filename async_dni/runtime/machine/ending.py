@@ -29,7 +29,6 @@ class Ending:
 
     def __init__(self, program: str) -> None:
         self.program = program
-        self.sentence = "ended before the run began"
         self.interruption: Interruption | None = None
         self.status: int | None = None  # when it is settled
 
@@ -43,10 +42,12 @@ class Ending:
     def _handle(self, number: int, _frame: object) -> None:
         if self.status is not None:
             self._leave(self.status)
+        has_begun = self.interruption is not None and self.interruption.has_begun
+        sentence = "ended before all was printed" if has_begun else "ended before the run began"
         if self.interruption is None or self.interruption.number is None:
-            self._end(128 + number, self.sentence)
+            self._end(128 + number, sentence)
         elif number != signal.SIGHUP:  # which a terminal may send twice
-            self._end(130, self.sentence)
+            self._end(130, sentence)
 
     def at_once(self) -> None:
         """End at the second signal to the run."""

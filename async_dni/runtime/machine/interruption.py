@@ -26,6 +26,7 @@ class Interruption:
 
     def __init__(self, at_once: Callable[[], object] = lambda: None) -> None:
         self.number: int | None = None
+        self.has_begun = False  # whether signals were ever handled here
         self.on_signal: Callable[[], None] = lambda: None
         self.discard: Callable[[], None] = lambda: None
         self._at_once = at_once
@@ -42,6 +43,7 @@ class Interruption:
             return
         handled = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         previous = {number: signal.signal(number, self._handle) for number in handled}
+        self.has_begun = True
         try:
             yield
         finally:

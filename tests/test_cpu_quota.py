@@ -125,6 +125,6 @@ def test_of_this_machine() -> None:
 def test_whole_cores_of_the_quota_can_be_used(
     quota: float, cores: int, lay: Lay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("async_dni.runtime.machine.device.available_cores", lambda: [0, 1, 4, 5])
+    monkeypatch.setattr("async_dni.foundation.cores.available_cores", lambda: [0, 1, 4, 5])
     root = lay("0::/\n", [V2], {f"{TWO}/cpu.max": f"{int(quota * 100_000)} 100000\n"})
     assert usable_cores(root) == cores

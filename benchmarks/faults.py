@@ -412,16 +412,16 @@ def handles(pid: int, number: int) -> bool:
 
 
 def left_of_session(session: int) -> int:
-    """How many processes of a session are there two seconds later; they are killed then."""
+    """How many processes of a session are there ten seconds later; they are killed then."""
     return len(named_left_of_session(session))
 
 
 def named_left_of_session(session: int) -> list[str]:
-    """What the processes of a session that are there two seconds later were started with; they are killed then.
+    """What the processes of a session that are there ten seconds later were started with; they are killed then.
 
     One that has ended, and that nobody has asked for its exit status, is not there; who does that for orphans may be slow.
     """
-    deadline = time.monotonic() + 2.0
+    deadline = time.monotonic() + 10.0  # a busy machine takes seconds to end one
     while alive := [process for process in psutil.process_iter() if is_of_session(process, session)]:
         if time.monotonic() >= deadline:
             break

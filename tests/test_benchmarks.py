@@ -17,6 +17,8 @@ import torch
 from async_dni import load_dataset
 from async_dni.foundation.cores import usable_cores
 from benchmarks import harness
+from benchmarks.case import Metric, cases, spread
+from benchmarks.ranks import run_ranks
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -105,18 +107,18 @@ def double(rank: int, results: Any, number: int) -> None:
 
 HANGS = """
 import threading
-import harness
+import ranks
 
 def wait_for_nothing(rank, results):
     threading.Event().wait()
 
 if __name__ == "__main__":
-    harness.run_ranks(wait_for_nothing, 2, (), timeout=30.0)  # they load torch first
+    ranks.run_ranks(wait_for_nothing, 2, (), timeout=30.0)  # they load torch first
 """
 
 
 def test_ranks_return_what_was_sent() -> None:
-    assert harness.run_ranks(double, 2, (21,)) == 42
+    assert run_ranks(double, 2, (21,)) == 42
 
 
 def test_ranks_that_hang_say_where_and_are_ended(tmp_path: Path) -> None:
@@ -136,9 +138,9 @@ def test_ranks_that_hang_say_where_and_are_ended(tmp_path: Path) -> None:
 
 @pytest.fixture
 def content() -> dict[str, Any]:
-    metric = harness.Metric("rate", "samples/s")
+    metric = Metric("rate", "samples/s")
     results = {"ours": [{metric: 3.0}, {metric: 5.0}], "theirs": [{metric: 1.0}, {metric: 2.0}]}
-    (case,) = harness.cases("a case", {"batch_size": 8}, results, "ours")
+    (case,) = cases("a case", {"batch_size": 8}, results, "ours")
     environment = {"python": "3", "torch": "2", "platform": "", "processor": "", "cores": 2, "threads": 1}
     return {"benchmark": "a", "environment": environment, "cases": [case.as_dict()]}
 
@@ -192,7 +194,7 @@ def figure() -> dict[str, Any]:
 
 def short() -> dict[str, Any]:
     """A contender with one round only."""
-    return {"unit": "samples/s", **harness.spread([3.0])}
+    return {"unit": "samples/s", **spread([3.0])}
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,16 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from .config import TrainerConfig
 from .experiment import ExperimentConfig
-from .foundation.error import ConfigError
+from .foundation.error import ConfigError, reason
+from .foundation.option import words
 from .learning.stage import OptimizerFactory
 from .network.memory import check_fits
 from .network.models import MODELS
 from .record.run_dir import RunDir
 
+FLAGS = {field.name for config in (TrainerConfig, ExperimentConfig) for field in dataclasses.fields(config)}
 DESCRIPTION = "Train a network in stages, one process each, with synthetic gradients."
 
 
@@ -59,8 +62,8 @@ def make_parser(prog: str, *configs: type) -> Parser:
 
 
 def flag(setting: str) -> str:
-    """The flag of a setting; a variable of the environment has none."""
-    return setting if setting.isupper() else "--" + setting.replace("_", "-")
+    """The flag of a setting; what is none, such as a data set or a variable of the environment, has none."""
+    return "--" + setting.replace("_", "-") if setting in FLAGS else setting
 
 
 def _converter(hint: Any) -> Any:
@@ -103,7 +106,7 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, *con
     """
     given = vars(parser.parse_args(arguments))
     values = {**resumed_settings(Path(given["resume"]), given), **given} if given.get("resume") else given
-    load_plugins(values.get("plugin", ()))
+    load_plugins(values.get("plugin", ()))  # a resumed run's, too
     made = []
     for config in configs:
         hints = typing.get_type_hints(config)
@@ -125,14 +128,15 @@ def named_plugins(arguments: Sequence[str] | None) -> tuple[str, ...]:
 
 def load_plugins(names: Sequence[str]) -> None:
     """Import modules that register something, also from the working directory. Raises `ConfigError`."""
+    if allowed := words(names):  # they may be of a run's config.json
+        raise ConfigError("plugin", names, allowed)
     if names and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # workers get the path, too
     for name in names:
         try:
             importlib.import_module(name)
-        except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ConfigError("plugin", name, f"it can't be imported ({reason})") from error
+        except (Exception, SystemExit) as error:
+            raise ConfigError("plugin", name, f"it can't be imported ({reason(error)})") from error
 
 
 def resumed_settings(path: Path, given: dict[str, Any]) -> dict[str, Any]:

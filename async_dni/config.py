@@ -116,7 +116,7 @@ class TrainerConfig(Checked):
         False, "run all stages in this process, in a defined order (for a debugger)", action="store_true"
     )
     run_dir: Path | None = option(
-        None, "directory of the run's files; default of launch.py: runs/<date-time>", path, metavar="DIR"
+        None, "directory of the run's files; default of the command line: runs/<date-time>", path, metavar="DIR"
     )
     resume: Path | None = option(None, "run directory, or checkpoint in one, to go on from", path, metavar="RUN_DIR")
     checkpoint_every: int | str = option(
@@ -200,7 +200,8 @@ class TrainerConfig(Checked):
         if self.synthesizer is not None and self.synthesizer_hidden and not SYNTHESIZERS[self.synthesizer].has_hidden:
             allowed = f"the {self.synthesizer} synthesizer has no hidden layers; allowed: none"
             raise ConfigError("synthesizer_hidden", self.synthesizer_hidden, allowed)
-        method.check(self)
+        if method.check is not None:
+            method.check(self)
 
     @property
     def waits(self) -> bool:

@@ -20,7 +20,8 @@ class ExperimentConfig(Checked):
 
     plugin: tuple[str, ...] = option(
         (),
-        "modules to import first, separated by commas, whose methods, synthesizers, networks and data sets can then be named",
+        "modules to import first, separated by commas, whose methods, synthesizers, networks and data sets can then be "
+        "named; a resumed run imports those that it was started with",
         words,
         metavar="MODULES",
     )

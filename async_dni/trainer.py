@@ -22,6 +22,7 @@ from .fit.job import Job, OwnSynthesizer
 from .fit.plan import make_plan
 from .fit.prepare import make_stream, prepare
 from .fit.record import open_records
+from .foundation.error import ConfigError
 from .learning.methods import Loss
 from .learning.stage import OptimizerFactory, StageSpec
 from .network.partition import check_partition
@@ -39,7 +40,7 @@ class Trainer:
     `config` and `settings`: a `TrainerConfig` and fields to change in it (`workers=3, method="cdni", …`).
     `optimizer`: called with a stage's parameters. `loss_fn(output, target)`: a mean over the batch.
     `synthesizer`: called as `synthesizer(features, classes)` with the shape of one sample of a stage's output and the
-    number of classes it sees (0: none); returns a module called as `module(h, labels)` (`async_dni.learning.synthesizer`).
+    number of classes it sees (0: none); returns a module called as `module(h, labels)` (`async_dni.learning.synthesizers`).
     Model, optimizer, loss and synthesizers are sent to other processes, so they must be picklable.
 
     Raises `ConfigError` for settings that can't be used.
@@ -62,6 +63,10 @@ class Trainer:
         if isinstance(synthesizer, str):
             settings, synthesizer = {**settings, "synthesizer": synthesizer}, None
         self.config = dataclasses.replace(config or TrainerConfig(), **settings)
+        if synthesizer is not None and self.config.synthesizer is not None:
+            raise ConfigError(
+                "synthesizer", self.config.synthesizer, "a function is given, too; allowed: one of the two"
+            )
         check_partition(model, self.config.workers, self.config.split)
         devices = assign_devices(self.config.device_map, self.config.workers)
         self.devices = ["cpu"] * len(devices) if self.config.serial else devices

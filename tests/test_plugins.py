@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 import torch
+from deadly import condemn
 from test_launch import ROOT
 from torch import nn
 
-from async_dni import METHODS, SYNTHESIZERS, ConfigError, Trainer, TrainerConfig
+from async_dni import METHODS, SYNTHESIZERS, ConfigError, MethodSpec, Trainer, TrainerConfig
 from async_dni.foundation.registry import Registry
 
 PLUGIN = Path(__file__).with_name("toys.py")
@@ -85,6 +89,27 @@ def test_method_without_a_gradient_queue_trains_as_autograd_does(toys: None, set
     ):
         torch.testing.assert_close(trained, expected, msg=name)
     assert [worker["updates"] for worker in result.summary["workers"]] == [7] * 3
+
+
+def test_method_without_a_gradient_queue_survives_a_death(toys: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    condemn(monkeypatch, {1: ("update", 4)})
+    trainer = Trainer(network(), method="imitation", batch_size=30, optimizer=sgd, snapshot_every=1)
+    result = trainer.fit(data(), steps=7)
+    assert [worker["restarts"] for worker in result.summary["workers"]] == [0, 1, 0]
+    for trained, expected in zip(result.model.state_dict().values(), reference(7).state_dict().values(), strict=True):
+        torch.testing.assert_close(trained, expected)
+
+
+def test_method_without_a_gradient_queue_drops_and_resumes(toys: None, tmp_path: Path) -> None:
+    settings = {"method": "imitation", "batch_size": 30, "optimizer": sgd}
+    dropping = Trainer(network(), overflow="drop", queue_capacity=1, **settings).fit(data(), steps=30)
+    workers = dropping.summary["workers"]
+    assert workers[0]["updates"] == 30
+    assert workers[1]["updates"] == 30 - workers[0]["dropped"]
+    Trainer(network(), run_dir=tmp_path, checkpoint_every=2, **settings).fit(data(), steps=5)
+    result = Trainer(network(), resume=tmp_path, **settings).fit(data(), steps=7)
+    for trained, expected in zip(result.model.state_dict().values(), reference(7).state_dict().values(), strict=True):
+        torch.testing.assert_close(trained, expected)
 
 
 def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -175,8 +200,90 @@ def test_plugin_that_can_not_be_imported_is_refused(content: str | None, said: s
     assert run.stderr == f"launch.py: --plugin: got mine; {said}\n"
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("import sys; sys.exit('no')", "(SystemExit: no)"),
+        (
+            "import async_dni as a; a.METHODS.add(a.SYNTHESIZERS['mlp'])",
+            "(TypeError: a method is a MethodSpec, not SynthesizerSpec)",
+        ),
+    ],
+)
+def test_plugin_that_exits_or_adds_something_else_is_refused(content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(content)
+    run = launch("--plugin", "mine", cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == f"launch.py: --plugin: got mine; it can't be imported {said}\n"
+
+
+@pytest.mark.parametrize("stored", [None, 3, "toys", [3]])
+def test_plugins_of_a_resumed_run_are_checked(stored: object, tmp_path: Path) -> None:
+    settings = {"used": {"split": [1]}, "workers": 2, "plugin": stored}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    run = launch("--resume", str(tmp_path), cwd=tmp_path)
+    assert run.returncode == 2
+    assert re.match(r"launch.py: --plugin: got .*; allowed: words, separated by commas\n$", run.stderr), run.stderr
+
+
+def test_entry_point_of_another_kind_or_name_is_refused_when_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = {
+        "odd": EntryPoint("odd", "json:dumps", "async_dni.nobody"),
+        "mine": EntryPoint("mine", "async_dni.learning.methods.dni:DNI", "async_dni.nobody"),
+    }
+    registry = Registry(MethodSpec, "method", "async_dni.nobody", [])
+    monkeypatch.setattr(registry, "_entry_points", points)
+    assert registry.help() == "odd (json:dumps); mine (async_dni.learning.methods.dni:DNI)", (
+        "nothing is loaded for that"
+    )
+    with pytest.raises(ConfigError, match=r"method: got odd; json:dumps can't be loaded \(AttributeError"):
+        registry["odd"]
+    with pytest.raises(ConfigError, match=r"can't be loaded \(ValueError: it is called 'dni'\)"):
+        registry["mine"]
+
+
+@pytest.mark.parametrize("settings", [{"method": ["cdni"]}, {"synthesizer": ["linear"]}, {"method": {"a": 1}}])
+def test_what_can_not_be_a_name_is_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="allowed: "):
+        TrainerConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_description_that_contradicts_itself_is_an_error(toys: None) -> None:
+    for contradiction in ({"waits": True}, {"synthesizer": True}):
+        with pytest.raises(
+            ValueError, match="imitation: what waits for gradients, or learns from them, needs gradients"
+        ):
+            dataclasses.replace(METHODS["imitation"], **contradiction)
+    METHODS.add(dataclasses.replace(METHODS["backprop"], name="unsure", waits=False, lag=None))
+    try:
+        _, stages, _ = Trainer(network(), method="unsure", batch_size=30).cut(data())
+        with pytest.raises(TypeError, match="method 'unsure': what it makes waits for gradients or not"):
+            stages[0].build(torch.device("cpu"))
+    finally:
+        METHODS.remove("unsure")
+
+
+def test_method_that_can_not_be_pickled_is_named(toys: None) -> None:
+    METHODS.add(dataclasses.replace(METHODS["imitation"], name="local", make=lambda parts: None))
+    try:
+        with pytest.raises(
+            ConfigError, match="method: got local; a worker is another process, so its description must be"
+        ):
+            Trainer(network(), method="local", batch_size=30).fit(data(), steps=1)
+    finally:
+        METHODS.remove("local")
+
+
+def test_a_name_and_a_function_are_one_synthesizer_too_many(toys: None) -> None:
+    config = TrainerConfig(synthesizer="bias")
+    with pytest.raises(ConfigError, match="synthesizer: got bias; a function is given, too"):
+        Trainer(network(), config, synthesizer=lambda features, classes: nn.Linear(1, 1))
+
+
 def test_registry_is_asked_by_name_and_lists_in_order() -> None:
-    registry = Registry("method", "async_dni.nobody", METHODS.values())
+    registry = Registry(MethodSpec, "method", "async_dni.nobody", [METHODS[name] for name in METHODS])
     assert list(registry) == ["cdni", "dni", "delayed", "backprop"]
     assert "cdni" in registry
     assert "ddg" not in registry

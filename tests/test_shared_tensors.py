@@ -59,7 +59,8 @@ DATA = {"samples": 1000, "features": 1024}
 def test_data_that_does_not_fit_is_refused_before_anything_is_made(machine: Machine, tmp_path: Path) -> None:
     ended = machine.train(1001 * PAGE, **DATA, run_dir=str(tmp_path / "run"))
     sentence = (
-        "train_set: got tensors of 3.9 MiB; PyTorch shares them with stage 0 through /dev/shm, where 3.9 MiB are free; "
+        "train_set: got tensors of 4,104,192 bytes; PyTorch shares them with stage 0 through /dev/shm, where 4,100,096 are "
+        "free; "
         "allowed: what fits; a container gets a larger one by --shm-size\n"
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, sentence, "")
@@ -71,11 +72,12 @@ def test_data_that_just_fits_is_trained_on(machine: Machine) -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "trained\n", "")
 
 
-def test_a_shm_that_others_fill_meanwhile_is_an_error_and_no_sigbus(machine: Machine) -> None:
-    ended = machine.train(500 * PAGE, **DATA, seems_free=True)
+def test_a_shm_that_others_fill_meanwhile_is_an_error_and_no_sigbus(machine: Machine, tmp_path: Path) -> None:
+    ended = machine.train(500 * PAGE, **DATA, seems_free=True, run_dir=str(tmp_path / "run"))
     assert ended.returncode == 2, ended
+    assert (tmp_path / "run" / "config.json").exists(), "it was seen late"
     assert ended.stdout.startswith(
-        "train_set: got tensors of 3.9 MiB; PyTorch shares them with stage 0 through /dev/shm"
+        "train_set: got tensors of 4,104,192 bytes; PyTorch shares them with stage 0 through /dev/shm"
     )
     assert ended.stdout.count("\n") == 1, "nothing is left there, though PyTorch leaves its file"
 
@@ -108,7 +110,7 @@ def test_what_is_shared_already_needs_nothing(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(shared_tensors, "_free", lambda: PAGE)
     storages = storages_of([shared, private])
     check_room(storages, "train_set")
-    with pytest.raises(ConfigError, match=r"got tensors of 0\.0 MiB"):
+    with pytest.raises(ConfigError, match=r"got tensors of 8,192 bytes"):
         check_room([*storages, *storages_of([torch.ones(1)])], "train_set")
     share(storages, "train_set")
     assert private.is_shared()
@@ -119,7 +121,5 @@ def test_what_is_shared_already_needs_nothing(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_machine_without_dev_shm_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_tensors, "FOLDER", "/nonexistent")
-    with pytest.raises(
-        ConfigError, match=r"train_set: got tensors of 0\.0 MiB; .* /nonexistent, where 0\.0 MiB are free"
-    ):
+    with pytest.raises(ConfigError, match=r"train_set: got tensors of 4,096 bytes; .* /nonexistent, where 0 are free"):
         check_room(storages_of([torch.ones(1)]), "train_set")

@@ -27,7 +27,7 @@ def wire(job: Job, prepared: Prepared, plan: Plan) -> Wiring:
     config, stream, target = job.config, prepared.stream, prepared.trial.first.target
     make_socket_folder()
     stages = [pickle_stage(stage) for stage in plan.stages]
-    check_queues(config.queue_capacity, config.batch_size, plan.outputs, target)
+    check_queues(config.queue_capacity, config.batch_size, plan.outputs, target, job.method.gradients)
     storages = storages_of(check_picklable(stream.dataset, "train_set"))
     check_room(storages, "train_set")
     return Wiring(
@@ -40,14 +40,14 @@ def wire(job: Job, prepared: Prepared, plan: Plan) -> Wiring:
         outputs=plan.outputs,
         target=target,
         storages=storages,
-        descriptors=check_descriptors(config.workers, storages),
+        descriptors_needed=check_descriptors(config.workers, storages),
     )
 
 
 def train_in_workers(job: Job, wiring: Wiring, run: Run, interruption: Interruption) -> Trained:
     """Train to the end of the stream, or to an early one. Raises `WorkerError`."""
     config = job.config
-    with limit_raised(wiring.descriptors):
+    with limit_raised(wiring.descriptors_needed):
         share(wiring.storages, "train_set")
         with interruption.held():
             context = worker_context(threads_per_worker(config))

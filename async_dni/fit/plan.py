@@ -50,8 +50,7 @@ def make_plan(job: Job, stream: BatchStream, trial: Trial, checkpoint: Checkpoin
     made = [_make_synthesizer(job, i, h, trial) for i, h in makes]
     synthesizers = made + [None] * (len(model) - len(made))  # one after each block, but for the last
     spec = _any_stage(job, model, trial)
-    precisions = [_precision(job, synthesizers, trial, block) for block in range(len(model))]
-    split = _split(job, spec, synthesizers, precisions, stream, trial, checkpoint)
+    split = _split(job, spec, synthesizers, stream, trial, checkpoint)
     check_shared(model, split)
     lasts = [*(cut - 1 for cut in split), len(model) - 1]  # each stage's last block
     states = checkpoint.stage_states(split) if checkpoint is not None else [None] * len(lasts)
@@ -95,7 +94,6 @@ def _split(
     job: Job,
     spec: StageSpec,
     synthesizers: Sequence[nn.Module | None],
-    precisions: Sequence[str],
     stream: BatchStream,
     trial: Trial,
     checkpoint: Checkpoint | None,
@@ -110,6 +108,7 @@ def _split(
     # with a lag, the result is to depend on the seed alone, so cuts not on time
     if config.effective_lag is None:
         with refused("train_set"), suppress(DivergenceError):  # a worker will tell where it diverged
+            precisions = [_precision(job, synthesizers, trial, block) for block in range(len(blocks))]
             threads = threads_per_worker(config)
             costs = measure_costs(spec, blocks, synthesizers, lambda: stream[0], threads, precisions)
             return balance(*costs, config.workers)

@@ -17,3 +17,8 @@ class ConfigError(ValueError):
     def shown(self) -> str:
         """What was given, as it is typed."""
         return ",".join(map(str, self.given)) if isinstance(self.given, tuple | list) else str(self.given)
+
+
+def reason(error: BaseException) -> str:
+    """An error's type and text in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

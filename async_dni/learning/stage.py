@@ -293,7 +293,12 @@ class StageSpec:
             synthesizer_lr=self.synthesizer_lr,
             synthesizer_matmul_precision=self.synthesizer_matmul_precision,
         )
-        return self.method.make(parts)
+        method = self.method.make(parts)
+        if method.waits != self.method.waits:
+            raise TypeError(
+                f"method {self.method.name!r}: what it makes waits for gradients or not, and it says otherwise"
+            )
+        return method
 
 
 def to_device(tree: Any, device: torch.device) -> Any:

@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from ..foundation.error import ConfigError
+from ..foundation.error import ConfigError, reason
 from ..learning.blocks import named_blocks
 
 
@@ -115,8 +115,7 @@ def _outputs(model: nn.Sequential, x: Tensor, like: Sequence[Tensor] = ()) -> li
         try:
             h = block(x)
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            took = f"it does not take what comes before it, {list(x.shape)} {x.dtype} ({reason})"
+            took = f"it does not take what comes before it, {list(x.shape)} {x.dtype} ({reason(error)})"
             raise ConfigError("model", f"block {name!r}", took) from error
         if problem := _problem(h, rows, like[index] if like else None):
             raise ConfigError("model", f"block {name!r}", problem)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ..data.samples import Labels, get_batch, refused
 from ..data.stream import BatchStream, check_in_memory
-from ..foundation.error import ConfigError
+from ..foundation.error import ConfigError, reason
 from ..learning.batch import Batch
 from ..learning.methods import Loss, MethodSpec
 from ..learning.stage import OptimizerFactory
@@ -66,9 +66,8 @@ def _check_loss(loss_fn: Loss, output: Tensor, target: Tensor) -> None:
     try:
         loss = loss_fn(output.detach().clone().requires_grad_(), target)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         given = f"outputs {list(output.shape)} {output.dtype} and targets {list(target.shape)} {target.dtype}"
-        raise ConfigError("loss_fn", name, f"it does not take {given} ({reason})") from error
+        raise ConfigError("loss_fn", name, f"it does not take {given} ({reason(error)})") from error
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
         found = f"{list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         allowed = "allowed: a mean over the batch, one number, that has a gradient"
@@ -85,9 +84,8 @@ def _check_eval_set(eval_set: Dataset, network: nn.Sequential, loss_fn: Loss, la
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             loss_fn(network.eval()(x), target)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         given = f"samples {list(x.shape[1:])} {x.dtype}"
-        raise ConfigError("eval_set", given, f"the network or the loss does not take them ({reason})") from error
+        raise ConfigError("eval_set", given, f"the network or the loss does not take them ({reason(error)})") from error
 
 
 def optimizer_name(optimizer: OptimizerFactory) -> str:
@@ -110,8 +108,7 @@ def check_synthesizer(synthesizer: nn.Module, block: str, h: Tensor, labels: Ten
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             prediction = copied(h, labels)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        took = f"it does not take the output of block {block!r}, {list(h.shape)} {h.dtype} ({reason})"
+        took = f"it does not take the output of block {block!r}, {list(h.shape)} {h.dtype} ({reason(error)})"
         raise ConfigError("synthesizer", type(synthesizer).__name__, took) from error
     if not isinstance(prediction, Tensor) or prediction.shape != h.shape:
         found = f"{list(prediction.shape)}" if isinstance(prediction, Tensor) else type(prediction).__name__

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..foundation.error import reason
+
 
 class Problems:
     """What could not be done, by what it was. What is done later after all (`left` says) is no problem any more."""
@@ -40,9 +42,8 @@ class Problems:
             yield
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
             where = f"{frame.filename}, line {frame.lineno}"
-            self.add("evaluation", f"the evaluation after step {step} failed ({reason}, in {where})")
+            self.add("evaluation", f"the evaluation after step {step} failed ({reason(error)}, in {where})")
         else:
             self.solved("evaluation")
 

@@ -179,7 +179,6 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "host": platform.node(),
         "processor": _cpuinfo("model name") or platform.processor(),
-        "bfloat16": [flag for flag in _cpuinfo("flags").split() if flag in ("amx_bf16", "avx512_bf16")],  # products
         "cores": usable_cores(),
         "bfloat16_256x256": rounds_to_bfloat16(256, 256),  # products of that size, in medium
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],

@@ -38,9 +38,11 @@ class Cuts:
         """Copy the stage's state after `step` batches; `arrived`: the gradients that it has, and has not learnt from."""
         self.telemetry.enter("snapshot")
         self.guard.check_weights()
-        state: dict[str, Any] = {"model": self.stage.module.state_dict()}
+        state: dict[str, Any]
         if is_full:
             state = {**self.stage.state_dict(), "rng": torch.get_rng_state(), "gradients": {}}
+        else:
+            state = {"model": self.stage.module.state_dict()}
         cut = OpenCut(step, is_full, is_final, state)
         for index, gradient in arrived.items():
             cut.add(index, gradient)

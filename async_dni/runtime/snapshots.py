@@ -20,7 +20,13 @@ class Snapshots:
 
     def __init__(self, memory: SharedMemory) -> None:
         self._words = memory.RawArray(ctypes.c_int64, 3)  # snapshots made; the step of the one in each buffer
-        self._buffers = [MemoryFile(), MemoryFile()]
+        self._buffers: list[MemoryFile] = []
+        try:
+            for _ in range(2):
+                self._buffers.append(MemoryFile())
+        except OSError:
+            self.close()
+            raise
 
     @property
     def count(self) -> int:

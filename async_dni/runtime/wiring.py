@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import pickle
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -43,21 +44,36 @@ class Wiring:
     outputs: Sequence[Tensor]  # an example of each stage's, [batch, *features], and
     target: Tensor  # of targets, [batch, ...]: to allocate queues by
     storages: list[UntypedStorage]  # of the data set: to be shared
-    descriptors: int  # files that this process will have open
+    descriptors_needed: int  # files that this process will have open
 
     def connect(self, context: Any) -> tuple[list[WorkerSpec], list[Connection]]:
-        """What each worker is made from, and the receiving ends of their event pipes. Allocates what they share."""
+        """What each worker is made from, and the receiving ends of their event pipes. Allocates what they share.
+
+        Raises `ConfigError` where there is no room for that, though `check_queues` saw some: others have taken it.
+        """
+        with ExitStack() as made:
+            try:
+                wired = self._connect(context, made)
+            except OSError as error:
+                found = f"there is no room for what workers share ({error.strerror})"
+                raise ConfigError(
+                    "queue_capacity", self.config.queue_capacity, f"{found}; allowed: what fits"
+                ) from None
+            made.pop_all()  # whoever has it now closes it
+            return wired
+
+    def _connect(self, context: Any, made: ExitStack) -> tuple[list[WorkerSpec], list[Connection]]:
         config, num_stages, memory = self.config, len(self.stages), SharedMemory()
-        bells = [Doorbell() for _ in self.stages]
+        bells = [made.enter_context(closing(Doorbell())) for _ in self.stages]
         down, up = self._allocate_queues(memory, bells)
         flags = memory.RawArray(ctypes.c_byte, 2)
         threads = threads_per_worker(config)
         cores = assign_cores(num_stages, threads, available_cores()) if config.pin_cores else [None] * num_stages
-        pipes = [context.Pipe(duplex=False) for _ in self.stages]
+        pipes = [tuple(map(made.enter_context, context.Pipe(duplex=False))) for _ in self.stages]
         specs = [
             WorkerSpec(
                 index=k,
-                stage=MemoryFile(self.stages.pop(0)),
+                stage=made.enter_context(closing(MemoryFile(self.stages.pop(0)))),
                 device=self.devices[k],
                 threads=threads,
                 cores=cores[k],
@@ -72,7 +88,7 @@ class Wiring:
                 gradient_out=up[k],
                 doorbell=bells[k],
                 heartbeat=Heartbeat(memory, self.schedule.start),
-                snapshots=Snapshots(memory),
+                snapshots=made.enter_context(closing(Snapshots(memory))),
                 snapshot_every=config.snapshot_every,
                 on_divergence=config.on_divergence,
                 flags=flags,
@@ -90,30 +106,27 @@ class Wiring:
         rows, capacity = self.config.batch_size, self.config.queue_capacity
         down: list[TensorQueue | None] = [None] * (len(bells) + 1)
         up: list[TensorQueue | None] = [None] * (len(bells) + 1)
-        try:
-            for k in range(1, len(bells)):
-                spec = TensorSpec.like(self.outputs[k - 1], rows)
-                both = [spec, TensorSpec.like(self.target, rows)]
-                down[k] = TensorQueue(memory, capacity, both, producer=bells[k - 1], consumer=bells[k])
-                if METHODS[self.config.method].gradients:
-                    up[k] = TensorQueue(memory, capacity, [spec], producer=bells[k], consumer=bells[k - 1])
-        except OSError as error:  # others have taken what `check_queues` saw
-            reason = f"there is no memory for the queues ({error.strerror})"
-            raise ConfigError("queue_capacity", capacity, f"{reason}; allowed: what fits") from None
+        for k in range(1, len(bells)):
+            spec = TensorSpec.like(self.outputs[k - 1], rows)
+            both = [spec, TensorSpec.like(self.target, rows)]
+            down[k] = TensorQueue(memory, capacity, both, producer=bells[k - 1], consumer=bells[k])
+            if METHODS[self.config.method].gradients:
+                up[k] = TensorQueue(memory, capacity, [spec], producer=bells[k], consumer=bells[k - 1])
         return down, up
 
 
 def pickle_stage(stage: StageSpec) -> bytes:
-    """The stage as bytes. Raises `ConfigError`, naming the block, where something in it can't be pickled."""
+    """The stage as bytes. Raises `ConfigError`, naming the block or the method, where something in it can't be pickled."""
     errors = (pickle.PicklingError, AttributeError, TypeError)
     try:
         return pickle.dumps(stage)
     except errors as error:
-        for name, block in named_blocks(stage.module):
+        parts = [("model", f"block {name!r}", "every block", block) for name, block in named_blocks(stage.module)]
+        for setting, given, what, part in [*parts, ("method", stage.method.name, "its description", stage.method)]:
             try:
-                pickle.dumps(block)
-            except errors as reason:
-                allowed = f"a worker is another process, so every block must be picklable ({reason})"
-                raise ConfigError("model", f"block {name!r}", allowed) from None
+                pickle.dumps(part)
+            except errors as problem:
+                allowed = f"a worker is another process, so {what} must be picklable ({problem})"
+                raise ConfigError(setting, given, allowed) from None
         allowed = f"the optimizer factory, loss and synthesizer must be picklable: no lambda, no local class ({error})"
         raise ConfigError("optimizer", "what can't be sent to another process", allowed) from None

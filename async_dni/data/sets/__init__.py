@@ -13,7 +13,7 @@ from .mnist import MNIST
 
 __all__ = ["DATASETS", "DatasetSpec", "load_dataset"]
 
-DATASETS = Registry("dataset", "async_dni.datasets", [MNIST, FASHION_MNIST, CIFAR10])
+DATASETS = Registry(DatasetSpec, "dataset", "async_dni.datasets", [MNIST, FASHION_MNIST, CIFAR10])
 
 
 def load_dataset(

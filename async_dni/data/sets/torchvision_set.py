@@ -11,15 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...foundation.error import ConfigError
+from ...foundation.error import ConfigError, reason
 from ..image_dataset import ImageDataset
 from ..samples import DataError, Labels
 
 CLASSES = 10  # of all of them
-
-
-def _nothing(root: Path) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class TorchvisionSet:
     folder: str  # where its files are, below the data directory
     size: int  # of its images, pixels
     downloads: bool = True
-    prepare: Callable[[Path], None] = _nothing  # puts the files there, where they are elsewhere
+    prepare: Callable[[Path], None] | None = None  # puts the files there, where they are elsewhere
 
     def load(self, data_dir: Path, image_size: int | None = None) -> tuple[ImageDataset, ImageDataset]:
         """The training and the test set; images of 28×28 are padded with zeros where 32 are asked for.
@@ -42,7 +38,8 @@ class TorchvisionSet:
         if size not in (self.size, 32):
             allowed = f"{self.name} has images of {self.size}×{self.size}; allowed: {self.size} or 32"
             raise ConfigError("image_size", image_size, allowed)
-        self.prepare(data_dir)
+        if self.prepare is not None:
+            self.prepare(data_dir)
         train, test = (self._read(data_dir, is_train) for is_train in (True, False))
         mean, std = _channel_statistics(train[0])
         pad = (size - self.size) // 2
@@ -54,8 +51,7 @@ class TorchvisionSet:
         try:
             data = getattr(_torchvision_datasets(), self.kind)(root, train=train, download=self.downloads)
         except Exception as error:  # torchvision checks little, so damaged files raise whatever they lead it to
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            allowed = f"{self.name} can't be read or downloaded; its files go to {folder} ({reason})"
+            allowed = f"{self.name} can't be read or downloaded; its files go to {folder} ({reason(error)})"
             raise ConfigError("data_dir", root, allowed) from None
         images, labels = torch.as_tensor(data.data), torch.as_tensor(data.targets)
         images = images.permute(0, 3, 1, 2).contiguous() if images.dim() == 4 else images.unsqueeze(1)

@@ -9,4 +9,4 @@ from .method import Loss, Method, MethodParts, MethodSpec
 
 __all__ = ["METHODS", "Loss", "Method", "MethodParts", "MethodSpec"]
 
-METHODS = Registry("method", "async_dni.methods", [CDNI, DNI, DELAYED, BACKPROP])
+METHODS = Registry(MethodSpec, "method", "async_dni.methods", [CDNI, DNI, DELAYED, BACKPROP])

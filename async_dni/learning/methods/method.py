@@ -65,10 +65,6 @@ class MethodParts:
     synthesizer_matmul_precision: str | None = None
 
 
-def _anything(config: Any) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class MethodSpec:
     """What a method says of itself. Picklable, as workers get it."""
@@ -82,4 +78,8 @@ class MethodSpec:
     conditioned: bool = False  # whether it sees the labels
     lag: int | None = None  # the only one that it can have
     synthesizer_hidden: tuple[int, ...] = ()  # hidden widths of its synthesizers, where none are given
-    check: Callable[[Any], None] = _anything  # raises `ConfigError` where other settings can't go with it
+    check: Callable[[Any], None] | None = None  # raises `ConfigError` where other settings can't go with it
+
+    def __post_init__(self) -> None:
+        if not self.gradients and (self.waits or self.synthesizer):
+            raise ValueError(f"{self.name}: what waits for gradients, or learns from them, needs gradients")

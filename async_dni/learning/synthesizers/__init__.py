@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 # in this order, as the first that fits is the default
-SYNTHESIZERS = Registry("synthesizer", "async_dni.synthesizers", [CONVOLUTIONAL, LINEAR, MLP])
+SYNTHESIZERS = Registry(SynthesizerSpec, "synthesizer", "async_dni.synthesizers", [CONVOLUTIONAL, LINEAR, MLP])
 
 
 def make_synthesizer(

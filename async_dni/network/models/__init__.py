@@ -7,4 +7,4 @@ from .tanh import TANH, tanh
 
 __all__ = ["MODELS", "ModelSpec", "fcn", "tanh"]
 
-MODELS = Registry("model", "async_dni.models", [FCN, TANH])
+MODELS = Registry(ModelSpec, "model", "async_dni.models", [FCN, TANH])

@@ -8,14 +8,28 @@ import psutil
 from torch import Tensor
 
 from ...foundation.error import ConfigError
-from .tensor_queue import TensorSpec
+from .tensor_queue import TensorSpec, queue_bytes
 
 
-def check_queues(capacity: int, rows: int, activations: Sequence[Tensor], target: Tensor) -> None:
-    """Raise `ConfigError` where queues between stages with these outputs `[batch, ...]` would take more memory than is free."""
-    sizes = [2 * TensorSpec.like(h, rows).nbytes + TensorSpec.like(target, rows).nbytes for h in activations[:-1]]
-    needed, free = capacity * sum(sizes), psutil.virtual_memory().available
-    if needed > free:
-        most = free // sum(sizes)
-        found = f"the queues would take {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free"
-        raise ConfigError("queue_capacity", capacity, f"{found}; allowed: at most {most}")
+def check_queues(
+    capacity: int, rows: int, activations: Sequence[Tensor], target: Tensor, gradients: bool = True
+) -> None:
+    """Raise `ConfigError` where queues between stages with these outputs `[batch, ...]` would take more memory than is free.
+
+    `gradients`: whether there are gradient queues.
+    """
+
+    def needed(capacity: int) -> int:
+        total = 0
+        for h in activations[:-1]:
+            spec = TensorSpec.like(h, rows)
+            total += queue_bytes(capacity, [spec, TensorSpec.like(target, rows)])
+            total += queue_bytes(capacity, [spec]) if gradients else 0
+        return total
+
+    free = psutil.virtual_memory().available
+    if needed(capacity) > free:
+        most = free // (needed(3) - needed(2))  # a batch more in each
+        allowed = f"allowed: at most {most}" if needed(1) <= free and most else "allowed: smaller batches or outputs"
+        found = f"the queues would take {needed(capacity) / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free"
+        raise ConfigError("queue_capacity", capacity, f"{found}; {allowed}")

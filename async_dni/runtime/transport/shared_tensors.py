@@ -51,9 +51,9 @@ def _needed(storages: Sequence[UntypedStorage]) -> int:
 
 
 def _refusal(setting: str, needed: int, free: int) -> ConfigError:
-    room = f"PyTorch shares them with stage 0 through {FOLDER}, where {free / 2**20:,.1f} MiB are free"
+    room = f"PyTorch shares them with stage 0 through {FOLDER}, where {free:,} are free"
     allowed = "allowed: what fits; a container gets a larger one by --shm-size"
-    return ConfigError(setting, f"tensors of {needed / 2**20:,.1f} MiB", f"{room}; {allowed}")
+    return ConfigError(setting, f"tensors of {needed:,} bytes", f"{room}; {allowed}")
 
 
 def _free() -> int:

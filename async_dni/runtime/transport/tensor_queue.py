@@ -69,6 +69,20 @@ class Message:
     tensors: tuple[Tensor, ...]  # [rows, ...] each; none at the end of a stream, or for a gradient that won't come
 
 
+def queue_bytes(capacity: int, specs: Sequence[TensorSpec]) -> int:
+    """Bytes of a queue."""
+    # one line to spare: memory of threads, in tests, starts on 8-byte boundaries
+    return _RING + _slots(capacity) * _bytes_of_a_slot(specs) + _LINE
+
+
+def _slots(capacity: int) -> int:
+    return max(2, capacity)
+
+
+def _bytes_of_a_slot(specs: Sequence[TensorSpec]) -> int:
+    return _LINE + sum(spec.nbytes for spec in specs)
+
+
 class TensorQueue:
     """A ring of slots, each with one tensor for every spec; see the module's text for who owns which slot.
 
@@ -79,11 +93,10 @@ class TensorQueue:
     def __init__(
         self, memory: SharedMemory, capacity: int, specs: Sequence[TensorSpec], producer: Doorbell, consumer: Doorbell
     ) -> None:
-        self.capacity, self.specs, self._num_slots = capacity, tuple(specs), max(2, capacity)
+        self.capacity, self.specs, self._num_slots = capacity, tuple(specs), _slots(capacity)
         self._producer, self._consumer = producer, consumer
-        self._slot_bytes = _LINE + sum(spec.nbytes for spec in self.specs)
-        # one line to spare: memory of threads, in tests, starts on 8-byte boundaries
-        self._memory = memory.RawArray(ctypes.c_byte, _RING + self._num_slots * self._slot_bytes + _LINE)
+        self._slot_bytes = _bytes_of_a_slot(specs)
+        self._memory = memory.RawArray(ctypes.c_byte, queue_bytes(capacity, specs))
         self._map()
 
     def _map(self) -> None:

@@ -58,6 +58,7 @@ WORKERS = 3
 LAST = WORKERS - 1
 UNDISTURBED = "cdni, undisturbed"  # a contender
 MOST_ERROR, LEAST_RATE = 0.3, 0.9  # per cent more than undisturbed; of the rate before
+PATIENCE = 10.0  # seconds that processes have to end: a busy machine takes some
 
 # what a stage of cDNI does; waits for room and for gradients are rare, and come by chance
 ITS_PHASES = {
@@ -316,7 +317,7 @@ def launch_and_signal(numbers: Sequence[int], seconds: float, generator: random.
                 process.send_signal(number)
             time.sleep(generator.uniform(0.0, 0.5))
         process.wait(timeout=120.0)
-        leaked = left_of_session(process.pid)
+        leaked = len(left_of_session(process.pid))
         errors = printed.read_text()
         loads = newest_checkpoint_loads(run_dir)
     return Ending(process.returncode, leaked + Leftovers.now().since(before), loads, errors.count("Traceback"))
@@ -399,7 +400,7 @@ def _interrupt(directory: Path, serial: bool, twice: bool, generator: random.Ran
             return None
         os.killpg(process.pid, signal.SIGINT)
     process.wait(timeout=120.0)
-    left = named_left_of_session(process.pid)
+    left = left_of_session(process.pid)
     for pattern, folder in (("pymp-*", temporary), (f"pym-{process.pid}-*", Path("/dev/shm")), (".*", run_dir)):
         left += map(str, folder.rglob(pattern))
     return Interrupted(process.returncode, (directory / "stderr").read_text(), left)
@@ -411,17 +412,12 @@ def handles(pid: int, number: int) -> bool:
     return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
-def left_of_session(session: int) -> int:
-    """How many processes of a session are there ten seconds later; they are killed then."""
-    return len(named_left_of_session(session))
-
-
-def named_left_of_session(session: int) -> list[str]:
-    """What the processes of a session that are there ten seconds later were started with; they are killed then.
+def left_of_session(session: int, patience: float = PATIENCE) -> list[str]:
+    """What the processes of a session that are there `patience` seconds later were started with; they are killed then.
 
     One that has ended, and that nobody has asked for its exit status, is not there; who does that for orphans may be slow.
     """
-    deadline = time.monotonic() + 10.0  # a busy machine takes seconds to end one
+    deadline = time.monotonic() + patience
     while alive := [process for process in psutil.process_iter() if is_of_session(process, session)]:
         if time.monotonic() >= deadline:
             break

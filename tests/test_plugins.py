@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
 import re
@@ -11,11 +12,13 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from deadly import condemn
 from test_launch import ROOT
+from test_launch import launch as launch_here
 from torch import nn
 
 from async_dni import METHODS, SYNTHESIZERS, ConfigError, MethodSpec, Trainer, TrainerConfig
@@ -47,6 +50,16 @@ def directory(tmp_path: Path) -> Path:
     """A working directory with the plugin's file in it."""
     (tmp_path / "toys.py").write_text(PLUGIN.read_text())
     return tmp_path
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """This process's working directory, in which there may be a plugin `mine`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("mine", None)
+    importlib.invalidate_caches()
 
 
 def network() -> nn.Sequential:
@@ -192,12 +205,11 @@ def test_entry_point_of_an_installed_package_is_a_name(directory: Path) -> None:
         ),
     ],
 )
-def test_plugin_that_can_not_be_imported_is_refused(content: str | None, said: str, tmp_path: Path) -> None:
+def test_plugin_that_can_not_be_imported_is_refused(content: str | None, said: str, here: Path, capfd: Any) -> None:
     if content is not None:
-        (tmp_path / "mine.py").write_text(content)
-    run = launch("--plugin", "mine", cwd=tmp_path)
-    assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr == f"launch.py: --plugin: got mine; {said}\n"
+        (here / "mine.py").write_text(content)
+    assert launch_here("--plugin", "mine") == 2
+    assert capfd.readouterr() == ("", f"launch.py: --plugin: got mine; {said}\n")
 
 
 @pytest.mark.parametrize(
@@ -210,20 +222,19 @@ def test_plugin_that_can_not_be_imported_is_refused(content: str | None, said: s
         ),
     ],
 )
-def test_plugin_that_exits_or_adds_something_else_is_refused(content: str, said: str, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(content)
-    run = launch("--plugin", "mine", cwd=tmp_path)
-    assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr == f"launch.py: --plugin: got mine; it can't be imported {said}\n"
+def test_plugin_that_exits_or_adds_something_else_is_refused(content: str, said: str, here: Path, capfd: Any) -> None:
+    (here / "mine.py").write_text(content)
+    assert launch_here("--plugin", "mine") == 2
+    assert capfd.readouterr() == ("", f"launch.py: --plugin: got mine; it can't be imported {said}\n")
 
 
 @pytest.mark.parametrize("stored", [None, 3, "toys", [3]])
-def test_plugins_of_a_resumed_run_are_checked(stored: object, tmp_path: Path) -> None:
+def test_plugins_of_a_resumed_run_are_checked(stored: object, here: Path, capfd: Any) -> None:
     settings = {"used": {"split": [1]}, "workers": 2, "plugin": stored}
-    (tmp_path / "config.json").write_text(json.dumps(settings))
-    run = launch("--resume", str(tmp_path), cwd=tmp_path)
-    assert run.returncode == 2
-    assert re.match(r"launch.py: --plugin: got .*; allowed: words, separated by commas\n$", run.stderr), run.stderr
+    (here / "config.json").write_text(json.dumps(settings))
+    assert launch_here("--resume", str(here)) == 2
+    said = capfd.readouterr().err
+    assert re.match(r"launch.py: --plugin: got .*; allowed: words, separated by commas\n$", said), said
 
 
 def test_entry_point_of_another_kind_or_name_is_refused_when_it_is_named(

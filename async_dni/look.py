@@ -16,7 +16,10 @@ from .record.run_dir import RunDir
 from .view.output import lasting_output
 from .view.summary import print_summary
 
-COMMANDS = {"summary": "what a run came to", "checkpoint": "what a checkpoint holds"}
+COMMANDS = {
+    "summary": ("what a run came to", "a run directory"),
+    "checkpoint": ("what a checkpoint holds", "a run directory, or a checkpoint in one"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,9 +34,9 @@ def show(arguments: Sequence[str] | None) -> int:
     parser = Parser(prog="async_dni", description="Train, and look at runs and their checkpoints.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     commands.add_parser("train", help="train a network (train --help)")
-    for name, help in COMMANDS.items():
+    for name, (help, of_what) in COMMANDS.items():
         command = commands.add_parser(name, help=help)
-        command.add_argument("path", type=Path, metavar="RUN_DIR", help="a run directory, or a checkpoint in one")
+        command.add_argument("path", type=Path, metavar="RUN_DIR", help=of_what)
     options = parser.parse_args(arguments)
     console = Console()
     try:

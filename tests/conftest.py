@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from async_dni import ImageDataset, load_dataset
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+PATIENCE = 10.0  # seconds that a process which nobody waits for may take to end: a busy machine takes some
 # multiprocessing's own helpers live as long as the test process
 HELPERS = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
 
@@ -63,7 +65,9 @@ def leaves_nothing_behind() -> Iterator[None]:
     """Fail where a test leaves a process or shared memory behind."""
     before = leftovers()
     yield
-    left = leftovers() - before
+    deadline = time.monotonic() + PATIENCE
+    while (left := leftovers() - before) and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert not left, f"left behind: {sorted(left)}"
 
 

@@ -123,6 +123,25 @@ def test_threads_are_as_set_else_openmps_else_the_cores_shared_out(given, omp, e
     assert threads_per_worker(TrainerConfig(workers=3, threads_per_worker=given)) == expected
 
 
+@pytest.mark.parametrize(
+    ("omp", "settings", "told"),
+    [
+        (None, {"workers": 3}, None),
+        ("1", {"workers": 3}, None),
+        ("2", {"workers": 1}, None),
+        ("2", {"workers": 3, "threads_per_worker": 2}, None),
+        ("2", {"workers": 3}, "3 workers of 2 threads (OMP_NUM_THREADS) share 2 cores, which can be many times slower"),
+    ],
+)
+def test_more_threads_than_cores_by_the_environment_are_warned_of(omp, settings, told, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if omp is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", omp)
+    monkeypatch.setattr(device, "usable_cores", lambda: 2)
+    said = device.crowded(TrainerConfig(**settings))
+    assert said == told or said.startswith(told)
+
+
 def test_what_the_fork_server_is_told_is_not_taken_for_the_users(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(device, "usable_cores", lambda: 3)

@@ -21,7 +21,8 @@ from test_launch import ROOT
 from test_launch import launch as launch_here
 from torch import nn
 
-from async_dni import METHODS, SYNTHESIZERS, ConfigError, MethodSpec, Trainer, TrainerConfig
+from async_dni import METHODS, SYNTHESIZERS, ConfigError, MethodSpec, SynthesizerSpec, Trainer, TrainerConfig
+from async_dni.cli import load_plugins
 from async_dni.foundation.registry import Registry
 
 PLUGIN = Path(__file__).with_name("toys.py")
@@ -169,6 +170,24 @@ def test_command_line_trains_with_what_a_plugin_names_and_resumes_it(directory: 
     assert (with_bias.returncode, with_bias.stderr) == (0, "")
 
 
+def test_example_of_contributing_trains(here: Path) -> None:
+    (example,) = re.findall(r"```python\n(# my_method.py.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    (here / "mine.py").write_text(example)
+    load_plugins(["mine"])
+    try:
+        serial, workers = (
+            Trainer(network(), method="smoothed", batch_size=30, optimizer=sgd, lag=1, serial=serial).fit(
+                data(), steps=9
+            )
+            for serial in (True, False)
+        )
+    finally:
+        METHODS.remove("smoothed")
+    for a, b in zip(serial.model.state_dict().values(), workers.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(workers.model[0][0].weight, network()[0][0].weight), "it learns from the first gradient on"
+
+
 def test_help_lists_what_a_plugin_adds(directory: Path) -> None:
     said = launch("--plugin", "toys", "--help", cwd=directory).stdout
     assert "imitation (of a loss of each stage's own)" in " ".join(said.split())
@@ -285,6 +304,21 @@ def test_method_that_can_not_be_pickled_is_named(toys: None) -> None:
             Trainer(network(), method="local", batch_size=30).fit(data(), steps=1)
     finally:
         METHODS.remove("local")
+
+
+def test_synthesizer_that_takes_other_arguments_is_refused(toys: None) -> None:
+    SYNTHESIZERS.add(SynthesizerSpec(name="short", help="", make=lambda features, classes: nn.Linear(1, 1)))
+    try:
+        with pytest.raises(
+            ConfigError, match=r"synthesizer: got short; it can't be made of \(features, hidden, classes\) \(Type"
+        ):
+            Trainer(network(), synthesizer="short", batch_size=30).cut(data())
+    finally:
+        SYNTHESIZERS.remove("short")
+    with pytest.raises(
+        ConfigError, match=r"synthesizer: got Bias; it can't be made of \(features, classes\) \(TypeError"
+    ):
+        Trainer(network(), synthesizer=SYNTHESIZERS["bias"].make, batch_size=30).cut(data())
 
 
 def test_a_name_and_a_function_are_one_synthesizer_too_many(toys: None) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def test_a_path_that_is_too_long_for_a_socket_is_no_obstacle(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("length", [75, 76])
 def test_the_longest_path_that_a_socket_can_have_is_used(length: int, tmp_path: Path) -> None:
-    around = Path(f"/tmp/async_dni-{os.getpid()}")
+    around = Path(tempfile.mkdtemp(dir="/tmp"))
     folder = around / ("x" * (length - len(str(around)) - 1))
     folder.mkdir(parents=True)
     try:

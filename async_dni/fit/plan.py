@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..data.samples import refused
 from ..data.stream import BatchStream
+from ..foundation.error import ConfigError, reason
 from ..learning.blocks import named_blocks
 from ..learning.divergence import DivergenceError
 from ..learning.precision import matmul_precision
@@ -117,6 +118,17 @@ def _split(
     return balance(*costs, config.workers)
 
 
+@contextmanager
+def _refused(name: str, arguments: str) -> Iterator[None]:
+    """What can't be made of these arguments is refused."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError("synthesizer", name, f"it can't be made of {arguments} ({reason(error)})") from error
+
+
 def _precision(
     job: Job, synthesizers: Sequence[nn.Module | None], trial: Trial, block: int, device: str = "cpu"
 ) -> str:
@@ -132,12 +144,14 @@ def _make_synthesizer(job: Job, block: int, h: Tensor, trial: Trial) -> nn.Modul
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.config.seed * 1_000_003 + 1 + block)
         if job.synthesizer is not None:
-            synthesizer = job.synthesizer(features, classes)
+            with _refused(getattr(job.synthesizer, "__name__", "a function"), "(features, classes)"):
+                synthesizer = job.synthesizer(features, classes)
         else:
             hidden, name = job.config.hidden, job.config.synthesizer
             make = partial(make_synthesizer, features, hidden, classes, name)
-            check_fits(make, "synthesizer_hidden", hidden, f"a synthesizer for an output {list(features)}")
-            synthesizer = make()
+            with _refused(name or "the default", "(features, hidden, classes)"):
+                check_fits(make, "synthesizer_hidden", hidden, f"a synthesizer for an output {list(features)}")
+                synthesizer = make()
             if name is None:
                 return synthesizer
     labels = trial.first.target if classes else None

@@ -11,7 +11,7 @@ from ..learning.blocks import named_blocks
 from ..record.run import Run
 from ..record.run_dir import RunDir
 from ..runtime.fork_server import end_server
-from ..runtime.machine.device import threads_per_worker
+from ..runtime.machine.device import crowded, threads_per_worker
 from ..runtime.machine.interruption import Interruption
 from .job import Job
 from .plan import Plan
@@ -27,6 +27,8 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
     if run_dir is not None:
         made = {} if checkpoint is not None else {"run_dir": run_dir.path}
         run_dir.write_config(_config(job, prepared, plan, {**settings, **made}))
+    if not job.config.serial and (warning := crowded(job.config)):
+        job.progress.on_warning(warning)
     if checkpoint is not None:
         if job.method.synthesizer and (afresh := checkpoint.new_cuts(plan.split)):
             job.progress.on_note(f"new cuts after blocks {', '.join(afresh)}: their synthesizers start afresh")

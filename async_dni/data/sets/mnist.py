@@ -36,7 +36,9 @@ def unpack_mnist(root: Path) -> None:
         except FileNotFoundError:
             wanted = ", ".join(f"{name}.gz" for name in MNIST_MD5)
             raise ConfigError(
-                "data_dir", root, f"MNIST needs {wanted} in {root / 'mnist'}; {archive.name} is missing"
+                "data_dir",
+                root,
+                f"MNIST needs {wanted} in {root / 'mnist'}; {archive.name} is missing; they are in the repository's data/mnist",
             ) from None
         except (OSError, EOFError, zlib.error) as error:
             raise ConfigError("data_dir", root, f"{archive} can't be read as a gzip archive ({error})") from None

@@ -9,7 +9,7 @@ For a batch b, in stage k with layers f, input x = h_{k-1} and output h = h_k:
                     the method regresses its synthesizer on δ; or, where `update` had nothing to update with,
                     backpropagate δ through f, step f's optimizer    ∂/∂x goes upstream
 
-`worker.Worker` drives one from queues, in a process of its own; `serial.Serial` drives all of them in this process.
+`runtime.worker.Worker` drives one from queues, in a process of its own; `runtime.serial.Serial` all of them in this process.
 """
 
 from __future__ import annotations

@@ -368,11 +368,12 @@ def interrupts(bench: Bench) -> list[Case]:
 def interrupt(number: int, twice: bool) -> Interrupted:
     """Start launch.py, press Ctrl-C once or twice, and look at how it ended; a run that was quicker is done over."""
     generator = random.Random(number)
-    while True:
+    for _ in range(20):
         with tempfile.TemporaryDirectory() as directory:
             ended = _interrupt(Path(directory), number % 2 == 1, twice, generator)
         if ended is not None:
             return ended
+    raise RuntimeError("launch.py ends before it can be interrupted")
 
 
 def _interrupt(directory: Path, serial: bool, twice: bool, generator: random.Random) -> Interrupted | None:

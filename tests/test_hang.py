@@ -75,7 +75,8 @@ def test_layer_that_hangs_is_found_and_the_worker_replaced(method: str, small_mn
     death = "stage 1 hung: it entered no phase for 3 seconds (in batch 2, forward)"
     assert warning == f"{death}; it is started again from the snapshot after batch 0 (restart 1 of 3)"
     log = (tmp_path / "run" / "workers" / "1.log").read_text()
-    assert f'File "{__file__}", line' in log, "the stack of the layer that hangs"
+    # a record may be written in the middle of the stack's line
+    assert f'File "{__file__}"' in log, "the stack of the layer that hangs"
     assert "in forward" in log
     assert "in place of a worker that died (forward)" in log
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from .runtime.machine import parent_death  # noqa: F401  (before torch is loaded: see there)
 
 if TYPE_CHECKING:
-    from .config import ConfigError, TrainerConfig
+    from .config import TrainerConfig
     from .data.image_dataset import ImageDataset
     from .data.samples import DataError
     from .data.sets import DATASETS, DatasetSpec, load_dataset
     from .experiment import ExperimentConfig
+    from .foundation.error import ConfigError
     from .learning.divergence import DivergenceError
     from .learning.methods import METHODS, Method, MethodParts, MethodSpec
     from .learning.synthesizers import SYNTHESIZERS, ConvSynthesizer, LinearSynthesizer, MLPSynthesizer, SynthesizerSpec
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
     from .trainer import Trainer
 
 _HOMES = {
-    "config": ("ConfigError", "TrainerConfig"),
+    "config": ("TrainerConfig",),
     "data.image_dataset": ("ImageDataset",),
     "data.samples": ("DataError",),
     "data.sets": ("DATASETS", "DatasetSpec", "load_dataset"),
     "experiment": ("ExperimentConfig",),
+    "foundation.error": ("ConfigError",),
     "learning.divergence": ("DivergenceError",),
     "learning.methods": ("METHODS", "Method", "MethodParts", "MethodSpec"),
     "learning.synthesizers": (

@@ -49,7 +49,7 @@ from fault_injection import Leftovers, Watched, meanwhile, unreleased, watched
 from harness import chosen_from, parse_arguments, positive, report
 
 from async_dni import Trainer, TrainResult, fcn, load_dataset
-from async_dni.config import ConfigError
+from async_dni.foundation.error import ConfigError
 from async_dni.record.checkpoint import load_checkpoint, newest_checkpoint
 from async_dni.record.progress import Progress
 

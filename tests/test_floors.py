@@ -17,6 +17,7 @@ PACKAGE = ROOT / "async_dni"
 FLOORS = (
     "foundation",
     "learning",
+    "settings",
     "config",
     "data",
     "network",
@@ -130,7 +131,7 @@ REGISTERED = {
     "data.sets": DATASETS,
 }
 # what is there when nobody names anything; and blocks are timed as locked stages
-DEFAULTS = {("config", "cdni"), ("experiment", "fcn"), ("experiment", "mnist")}
+DEFAULTS = {("settings.stages", "cdni"), ("experiment", "fcn"), ("experiment", "mnist")}
 IMPORTED = {("network.cost", "learning.methods.backprop")}
 
 

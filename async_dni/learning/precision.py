@@ -21,6 +21,7 @@ import torch
 from torch import backends
 
 PRECISIONS = {"highest": ("ieee", "ieee"), "high": ("tf32", "tf32"), "medium": ("bf16", "tf32")}  # CPU, CUDA
+MATMUL_PRECISIONS = tuple(PRECISIONS)
 
 
 @contextmanager

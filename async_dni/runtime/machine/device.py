@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from ...config import MOST_THREADS, TrainerConfig
+from ...config import TrainerConfig
 from ...foundation.cores import usable_cores
 from ...foundation.error import ConfigError
+from ...settings.processes import MOST_THREADS
 from .environment import variable
 
 

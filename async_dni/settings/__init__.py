@@ -1,0 +1,1 @@
+"""The settings of a training, a group a file; `config.py` holds them together and against each other."""

@@ -1,0 +1,36 @@
+"""Settings of a training: how numbers are computed, and what becomes of those that are not finite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..foundation.option import number, one_of, option
+from ..learning.precision import MATMUL_PRECISIONS
+
+DIVERGENCE_ACTIONS = ("stop", "skip", "restore")
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How numbers are computed, and what becomes of those that are not finite."""
+
+    matmul_precision: str | None = option(
+        None,
+        "the same of the layers' products; default: as PyTorch is set in the process (highest, if by nobody)",
+        one_of(MATMUL_PRECISIONS),
+        choices=MATMUL_PRECISIONS,
+    )
+    on_divergence: str = option(
+        "stop",
+        "when a loss, gradient or output is not finite: end the run (stop), pass over the update (skip), or take up the "
+        "stage's last snapshot and go on (restore)",
+        one_of(DIVERGENCE_ACTIONS),
+        choices=DIVERGENCE_ACTIONS,
+    )
+    clip_grad_norm: float | None = option(
+        None,
+        "scale the gradients of a stage's layers down to this norm, and what goes upstream with them where they came of a "
+        "synthesizer; default: never",
+        number(above=0),
+        metavar="NORM",
+    )

@@ -1,0 +1,43 @@
+"""Settings of a training: the models that predict gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..foundation.option import number, one_of, option, whole, widths
+from ..learning.precision import MATMUL_PRECISIONS
+from ..learning.synthesizers import SYNTHESIZERS
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """The models that predict gradients."""
+
+    synthesizer: str | None = option(
+        None, "model that predicts the gradient; default: by the shape of a stage's output", registry=SYNTHESIZERS
+    )
+    synthesizer_lr: float | None = option(
+        None,
+        "learning rate of the synthesizers' Adam; default: that of the stages, if theirs is an Adam, else 0.001",
+        number(above=0),
+    )
+    synthesizer_hidden: tuple[int, ...] | None = option(
+        None,
+        "hidden widths of the synthesizers, e.g. 1024,1024; default: the method's",
+        widths,
+    )
+    synthesizer_every: int = option(
+        1,
+        "learn from the gradient of every N-th batch only; the others are not computed or sent; saves time, but a deep "
+        "network may come apart with it",
+        whole(1),
+        metavar="N",
+    )
+    synthesizer_matmul_precision: str | None = option(
+        None,
+        "precision of the synthesizers' products of matrices, as torch.set_float32_matmul_precision has it: float32 "
+        "(highest), or, where PyTorch has them for the device and the size, TF32 (high), bfloat16 (medium; on CUDA TF32); "
+        "default: medium for predictions of at least 32,768 numbers a batch, where PyTorch has it for them, else highest",
+        one_of(MATMUL_PRECISIONS),
+        choices=MATMUL_PRECISIONS,
+    )

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from .foundation.error import ConfigError
     from .learning.divergence import DivergenceError
     from .learning.methods import METHODS, Method, MethodParts, MethodSpec
-    from .learning.synthesizers import SYNTHESIZERS, ConvSynthesizer, LinearSynthesizer, MLPSynthesizer, SynthesizerSpec
+    from .learning.synthesizers import (
+        SYNTHESIZERS,
+        ConvSynthesizer,
+        LinearSynthesizer,
+        MLPSynthesizer,
+        PositionwiseSynthesizer,
+        SynthesizerSpec,
+    )
     from .network.models import MODELS, ModelSpec, fcn, tanh
     from .record.evaluate import Evaluation, evaluate
     from .record.run import TrainResult
@@ -39,6 +46,7 @@ _HOMES = {
         "ConvSynthesizer",
         "LinearSynthesizer",
         "MLPSynthesizer",
+        "PositionwiseSynthesizer",
         "SynthesizerSpec",
     ),
     "network.models": ("MODELS", "ModelSpec", "fcn", "tanh"),
@@ -69,6 +77,7 @@ __all__ = [
     "MethodParts",
     "MethodSpec",
     "ModelSpec",
+    "PositionwiseSynthesizer",
     "SynthesizerSpec",
     "TrainResult",
     "Trainer",

@@ -486,6 +486,20 @@ def raises(x: Tensor) -> tuple[Tensor, Tensor]:
     raise KeyError("x")
 
 
+class Locked(Pairs):
+    """A data set that no other process can have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+def with_a_lock() -> Callable[[Any], torch.optim.Optimizer]:
+    """An optimizer factory that no other process can have."""
+    lock = threading.Lock()
+    return lambda parameters: lock and sgd(parameters)
+
+
 def sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.1)
 
@@ -535,22 +549,24 @@ MODELS = [
     a_model("few blocks", "workers: got 3; the network has 2 blocks", network, workers=3, split=None),
     a_model("no parameter", "model: got nothing to train; allowed: at", lambda: nn.Sequential(nn.ReLU(), nn.Tanh())),
     a_model("all frozen", "model: got nothing to train; allowed: at", lambda: network().requires_grad_(False)),
-    a_model("lazy", "block '1'; it has lazy parameters; allowed", lambda: nn.Sequential(nn.ReLU(), nn.LazyLinear(2))),
     a_model("shared", "block '2'; it shares a parameter with block '0', which is in another stage; allowed", tied),
     a_model("does not fit", "it does not take what comes before it, [10, 6]", lambda: network(nn.Linear(5, 6))),
     a_model("other columns", "; allowed: the same features", lambda: nn.Sequential(nn.Linear(6, 2), Gives(columns))),
     a_model("a lock", "got block '1'; a worker is another process", lambda: network(Holds(threading.Lock()))),
     a_model("a generator", "got block '1'; a worker is another process", lambda: network(Holds(i for i in ""))),
-    a_block("a lambda", "a worker is another process, so every block must be picklable", lambda x: x),
     a_block("no columns", "its output is [10, 0]; allowed: at least one feature", lambda x: x[:, :0]),
-    a_block("a tuple", "its output must be one tensor, not tuple", lambda x: (x, x)),
-    a_block("a list", "its output must be one tensor, not list", lambda x: [x]),
-    a_block("a dict", "its output must be one tensor, not dict", lambda x: {"x": x}),
-    a_block("nothing", "its output must be one tensor, not NoneType", lambda x: None),
+    a_model("a tuple", "block '2'; it does not take what comes before it, (", lambda: network(Gives(lambda x: (x, x)))),
+    a_model(
+        "a dict at last",
+        "the network's, must be one tensor, not {'x'",
+        lambda: nn.Sequential(nn.Linear(6, 2), Gives(lambda x: {"x": x})),
+    ),
+    a_block("words", "its output must be one tensor, or a tuple or dict of tensors, not ([10, 6]", lambda x: (x, "x")),
+    a_block("nothing", "its output must be one tensor, or a tuple or dict of tensors, not NoneType", lambda x: None),
     a_block("rows by a mask", "its output is ", positives),
     a_block("one number", "its output is [] for 10 samples; allowed: a row for each sample", torch.sum),
     a_block("one row", "its output is [1, 60] for 10 samples; allowed: a row for each sample", lambda x: x.view(1, -1)),
-    a_block("integers", "its output is torch.int64; allowed: a floating point type", lambda x: x.long()),
+    a_block("integers", "its output is [10, 6] torch.int64; allowed: a floating point type", lambda x: x.long()),
     a_block("raises", "it does not take what comes before it, [10, 6] torch.float32 (ZeroDivisionError: ", divides),
     a_block("ten rows only", "it does not take what comes before it, [5, 6]", lambda x: x.view(10, 6)),
 ]
@@ -565,10 +581,11 @@ DATA = [
     train_data("arrays", "got ([40, 6] float32, [40] int64); ", lambda: tuple(t.numpy() for t in tensors())),
     train_data("no samples", "train_set: got no samples; allowed: at least one", lambda: tensors(samples=0)),
     train_data("few samples", "batch_size: got 10; the data set has 9 samples", lambda: tensors(samples=9)),
-    train_data("a lambda", "got Batches; stage 0 is another", lambda: Batches(lambda x: (x, (x[:, 0] > 0).long()))),
+    train_data(
+        "a lock", "train_set: got Locked; stage 0 is another process, so the data set must be picklable", Locked
+    ),
     train_data("label too high", "train_set: got sample 7; it has label 2; allowed: 0 to 1", lambda: labelled(2)),
-    train_data("label ignored", "sample 7; it has label -100; allowed: 0 to 1", lambda: labelled(-100)),
-    train_data("label negative", "7; it has label -1; allowed: 0 to 1", lambda: labelled(-1), method="backprop"),
+    train_data("label negative", "sample 7; it has label -1; allowed: 0 to 1", lambda: labelled(-1)),
     train_data("not a number", "train_set: got sample 7; it holds the number nan", lambda: holding(torch.nan)),
     train_data("infinite", "train_set: got sample 7; it holds the number -inf", lambda: holding(-torch.inf)),
     train_data(
@@ -587,7 +604,6 @@ DATA = [
 ]
 
 REST = [
-    train_data("targets of cdni", "got cdni; cdni needs outputs", lambda: tensors(target=torch.randn(40, 2))),
     train_data(
         "targets of the loss",
         "loss_fn: got CrossEntropyLoss; it does not take outputs [10, 2] torch.float32 and targets [10, 3]",
@@ -604,7 +620,7 @@ REST = [
     a_setting("an optimizer made", "optimizer: got SGD; allowed: a function", optimizer=sgd(network().parameters())),
     a_setting("an optimizer's rate", "optimizer: got ", optimizer=partial(torch.optim.Adam, lr=-1.0)),
     a_setting("no optimizer", "optimizer: got list; it gives list; allowed: a function", optimizer=list),
-    a_setting("a lambda", "optimizer: got what can't be sent to another process; ", optimizer=lambda p: sgd(p)),
+    a_setting("a lock", "optimizer: got what can't be sent to another process; ", optimizer=with_a_lock()),
     a_setting(
         "a synthesizer's shape",
         "synthesizer: got Scaled; it gives [10, 5] after block '0'; allowed: [10, 6]",

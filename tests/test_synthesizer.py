@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from async_dni import ConvSynthesizer, LinearSynthesizer, MLPSynthesizer
+from async_dni.learning.condition import hot
 from async_dni.learning.synthesizers import make_synthesizer
-from async_dni.learning.synthesizers.synthesizer import one_hot
 
 ROWS, CLASSES = 6, 3
 CASES = [
@@ -74,9 +74,7 @@ def test_linear_is_the_papers_equation():
     synthesizer = trained(LinearSynthesizer((2, 3), CLASSES))
     h, y = torch.randn(ROWS, 2, 3), condition(CLASSES)
     assert synthesizer.linear.bias is None
-    expected = (
-        h.view(ROWS, 6) @ synthesizer.linear.weight.T + one_hot(y, CLASSES, h.dtype) @ synthesizer.condition.weight
-    )
+    expected = h.view(ROWS, 6) @ synthesizer.linear.weight.T + hot(y, CLASSES, h.dtype) @ synthesizer.condition.weight
     torch.testing.assert_close(synthesizer(h, y), expected.view(ROWS, 2, 3))
 
 
@@ -84,7 +82,7 @@ def test_mlp_sees_h_and_the_label_side_by_side():
     synthesizer = trained(MLPSynthesizer((5,), (8,), CLASSES))
     h, y = torch.randn(ROWS, 5), condition(CLASSES)
     (linear, norm, relu), output = synthesizer.layers[0], synthesizer.layers[1]
-    expected = output(relu(norm(torch.cat((h, one_hot(y, CLASSES, h.dtype)), 1) @ linear.weight.T)))
+    expected = output(relu(norm(torch.cat((h, hot(y, CLASSES, h.dtype)), 1) @ linear.weight.T)))
     torch.testing.assert_close(synthesizer(h, y), expected)
 
 
@@ -115,8 +113,8 @@ def test_a_prediction_leaves_h_as_it_was(features, hidden, classes):
     assert torch.equal(h, before)
 
 
-def test_one_hot_rows():
-    rows = one_hot(torch.tensor([2, 0]), 3, torch.float32)
+def test_hot_rows():
+    rows = hot(torch.tensor([2, 0]), 3, torch.float32)
     assert rows.tolist() == [[0, 0, 1], [1, 0, 0]]
     assert rows.dtype == torch.float32
 

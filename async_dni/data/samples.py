@@ -12,11 +12,9 @@ Data sets that are tensors are checked once, whole, and their batches not at all
 from __future__ import annotations
 
 import io
-import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeGuard
 
 import torch
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from ..foundation.error import ConfigError
+from ..learning.pickling import UNPICKLABLE, SharingPickler
 
 
 class DataError(RuntimeError):
@@ -219,7 +218,7 @@ class _Nowhere(io.RawIOBase):
         return len(data)
 
 
-class _DryPickler(ForkingPickler):
+class _DryPickler(SharingPickler):
     """Pickles as for another process, but passes over tensors, which are shared and not copied."""
 
     def __init__(self) -> None:
@@ -238,7 +237,7 @@ def check_picklable(dataset: Dataset, setting: str) -> list[Tensor]:
     pickler = _DryPickler()
     try:
         pickler.dump(dataset)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        allowed = f"stage 0 is another process, so the data set must be picklable: no lambda, no open file ({error})"
+    except UNPICKLABLE as error:
+        allowed = f"stage 0 is another process, so the data set must be picklable: no open file, no lock ({error})"
         raise ConfigError(setting, type(dataset).__name__, allowed) from None
     return pickler.tensors

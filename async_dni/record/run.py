@@ -5,7 +5,6 @@ A file that can't be written, or an evaluation that fails, ends nothing: it is t
 
 from __future__ import annotations
 
-import copy
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data.stream import BatchStream
+from ..learning.blocks import copy_of
 from ..learning.methods import Loss
 from .checkpoint import Checkpoint, save_checkpoint
 from .evaluate import Evaluation, error_percent, evaluate
@@ -60,7 +60,7 @@ class Run:
         wall_seconds: float,  # of the run that this one goes on from
         check: Callable[[], None],  # raises where the run is to end at once
     ) -> None:
-        self.model, self.loss_fn, self.eval_set, self.stream = copy.deepcopy(model).cpu(), loss_fn, eval_set, stream
+        self.model, self.loss_fn, self.eval_set, self.stream = copy_of(model), loss_fn, eval_set, stream
         self.run_dir, self.progress, self.eval_every, self.keep_checkpoints = (
             run_dir,
             progress,

@@ -19,6 +19,7 @@ import torch
 
 from ..data.samples import DataError
 from ..learning.divergence import REMEDY, DivergenceError
+from ..learning.random_state import RandomState
 from ..learning.stage import StageSpec, to_device
 from ..record.telemetry import INTERVAL, Recorder, Telemetry, describe
 from ..view.output import Output
@@ -74,7 +75,7 @@ def _build(spec: WorkerSpec, send_event: Callable[[object], None]) -> Worker:
     torch.set_num_threads(spec.threads)
     if spec.cores is not None:
         os.sched_setaffinity(0, spec.cores)
-    torch.set_rng_state(stage_rng(spec.seed, spec.index))
+    stage_rng(spec.seed, spec.index).restore()
     stage_spec: StageSpec = pickle.loads(spec.stage.read())
     spec.stage.close()
     device = torch.device(spec.device)
@@ -90,7 +91,7 @@ def _build(spec: WorkerSpec, send_event: Callable[[object], None]) -> Worker:
     elif stage_spec.state is not None:
         worker.gradients.arrived = to_device(stage_spec.state["gradients"], device)
         if stage_spec.state["rng"] is not None:
-            torch.set_rng_state(stage_spec.state["rng"])
+            RandomState.of(stage_spec.state["rng"]).restore()
     log.info(
         "stage %d: blocks %s on %s, %d threads, pid %d",
         spec.index,

@@ -37,9 +37,9 @@ class SharingPickler(Pickler):
     """Shares tensors with the process that is being started."""
 
     def __init__(self, file: Any) -> None:
-        super().__init__(file)
         reducers: Any = ForkingPickler
         self.dispatch_table: Any = ChainMap(reducers._extra_reducers, Pickler.dispatch_table)
+        super().__init__(file)  # reads it
 
 
 class Shared:

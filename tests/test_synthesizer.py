@@ -221,3 +221,16 @@ def test_each_boundary_may_have_its_own() -> None:
         Trainer(model, split=(1, 2), synthesizer="linear,linear,linear")
     with pytest.raises(ConfigError, match="where each boundary has its own, allowed: with --split"):
         Trainer(model, synthesizer="linear,linear")
+
+
+def test_hidden_widths_of_a_method_are_for_vectors() -> None:
+    """1024 channels at every position would take minutes a batch."""
+    data = torch.randn(20, 1, 6, 6), torch.randint(0, 3, (20,))
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+    _, (first, second, _), _ = Trainer(model, split=(1, 2), batch_size=10, method="dni").cut(data)
+    assert [layer[0].out_channels for layer in first.synthesizer.layers[:-1]] == [4, 4]
+    assert [layer[0].out_features for layer in second.synthesizer.layers[:-1]] == [1024, 1024]
+    _, (first, _), _ = Trainer(model, workers=2, split=(1,), batch_size=10, method="dni", synthesizer_hidden=(7,)).cut(
+        data
+    )
+    assert [layer[0].out_channels for layer in first.synthesizer.layers[:-1]] == [7]

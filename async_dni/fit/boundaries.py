@@ -107,9 +107,10 @@ def _synthesizer(
         choice = _choice(job, model, trial, block, h, number)
         condition = _condition(trial, model, block, h, choice.spec.layout)
         width = 0 if condition is None else condition.width
-        make = partial(choice.make, features, config.hidden, width)
+        hidden = _hidden(job, choice, features)
+        make = partial(choice.make, features, hidden, width)
         with _refused(choice.name, "(features, hidden, classes)"):
-            check_fits(make, "synthesizer_hidden", config.hidden, f"a synthesizer for an output {list(features)}")
+            check_fits(make, "synthesizer_hidden", hidden, f"a synthesizer for an output {list(features)}")
             synthesizer = make()
         is_own = config.synthesizer is not None
     if isinstance(synthesizer, nn.Module):
@@ -119,6 +120,15 @@ def _synthesizer(
         with matmul_precision(config.synthesizer_matmul_precision or "highest", h.device):
             check_synthesizer(synthesizer, named_blocks(model)[block][0], h, labels)
     return synthesizer, condition
+
+
+def _hidden(job: Job, choice: SynthesizerChoice, features: Sequence[int]) -> tuple[int, ...]:
+    """Hidden widths, as given; else as many as the method's, which are for vectors: of positions, as wide as an output has
+    channels, since each is computed at every position."""
+    if job.config.synthesizer_hidden is not None or choice.spec.layout == VECTOR:
+        return job.config.hidden
+    channels, _ = layout_of_features(features, choice.spec.layout == CHANNELS_FIRST)
+    return (channels,) * len(job.config.hidden)
 
 
 def _choice(job: Job, model: nn.Sequential, trial: Trial, block: int, h: Tensor, number: int) -> SynthesizerChoice:

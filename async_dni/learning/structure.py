@@ -27,13 +27,16 @@ def parts_of(structure: Structure) -> list[Any]:
 
 
 def layout_of(structure: Structure) -> Any:
-    """How its parts are put together (`together`); None for a tensor by itself."""
-    return None if isinstance(structure, Tensor) else pytree.tree_flatten(structure)[1]
+    """How its parts are put together (`together`): the structure with their numbers in their places; None for a tensor."""
+    if isinstance(structure, Tensor):
+        return None
+    parts, spec = pytree.tree_flatten(structure)
+    return pytree.tree_unflatten(list(range(len(parts))), spec)
 
 
 def together(parts: Sequence[Tensor], layout: Any) -> Structure:
     """The structure of these parts."""
-    return parts[0] if layout is None else pytree.tree_unflatten(list(parts), layout)
+    return parts[0] if layout is None else pytree.tree_map(lambda number: parts[number], layout)
 
 
 def mapped(function: Callable[[Tensor], Tensor], structure: Structure) -> Structure:

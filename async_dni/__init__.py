@@ -26,7 +26,8 @@ if TYPE_CHECKING:
         PositionwiseSynthesizer,
         SynthesizerSpec,
     )
-    from .network.models import MODELS, ModelSpec, fcn, tanh
+    from .network.models import MODELS, ModelSpec, cnn, fcn, resnet, tanh, transformer, vgg
+    from .network.split import split
     from .record.evaluate import Evaluation, evaluate
     from .record.run import TrainResult
     from .runtime.supervisor import WorkerError
@@ -49,7 +50,8 @@ _HOMES = {
         "PositionwiseSynthesizer",
         "SynthesizerSpec",
     ),
-    "network.models": ("MODELS", "ModelSpec", "fcn", "tanh"),
+    "network.models": ("MODELS", "ModelSpec", "cnn", "fcn", "resnet", "tanh", "transformer", "vgg"),
+    "network.split": ("split",),
     "record.evaluate": ("Evaluation", "evaluate"),
     "record.run": ("TrainResult",),
     "runtime.supervisor": ("WorkerError",),
@@ -83,10 +85,15 @@ __all__ = [
     "Trainer",
     "TrainerConfig",
     "WorkerError",
+    "cnn",
     "evaluate",
     "fcn",
     "load_dataset",
+    "resnet",
+    "split",
     "tanh",
+    "transformer",
+    "vgg",
 ]
 
 

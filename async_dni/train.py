@@ -16,7 +16,7 @@ from .cli import load_plugins, make_optimizer, make_parser, named_plugins, parse
 from .config import TrainerConfig
 from .data.description import input_shape, num_classes
 from .data.own_data import load_own
-from .data.samples import DataError, as_dataset
+from .data.samples import DataError
 from .data.sets import DATASETS, load_dataset
 from .experiment import ExperimentConfig
 from .foundation.error import ConfigError
@@ -105,9 +105,8 @@ def _data(experiment: ExperimentConfig) -> tuple[Any, Any, Offered]:
         name = str(experiment.dataset)
         train_set, test_set = load_dataset(name, **experiment.data_settings)
         classes, setting = DATASETS[name].num_classes, "dataset"
-    known = as_dataset(train_set, setting)
     offered: Offered = {
-        "input_shape": partial(input_shape, known, setting),
-        "num_classes": partial(num_classes, known, setting) if classes is None else lambda: classes,
+        "input_shape": partial(input_shape, train_set, setting),
+        "num_classes": partial(num_classes, train_set, setting) if classes is None else lambda: classes,
     }
     return train_set, test_set, offered

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .data.image_dataset import ImageDataset
     from .data.samples import DataError
     from .data.sets import DATASETS, DatasetSpec, load_dataset
+    from .data.text_dataset import TextDataset
     from .experiment import ExperimentConfig
     from .foundation.error import ConfigError
     from .learning.divergence import DivergenceError
@@ -38,6 +39,7 @@ _HOMES = {
     "data.image_dataset": ("ImageDataset",),
     "data.samples": ("DataError",),
     "data.sets": ("DATASETS", "DatasetSpec", "load_dataset"),
+    "data.text_dataset": ("TextDataset",),
     "experiment": ("ExperimentConfig",),
     "foundation.error": ("ConfigError",),
     "learning.divergence": ("DivergenceError",),
@@ -81,6 +83,7 @@ __all__ = [
     "ModelSpec",
     "PositionwiseSynthesizer",
     "SynthesizerSpec",
+    "TextDataset",
     "TrainResult",
     "Trainer",
     "TrainerConfig",

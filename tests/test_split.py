@@ -94,6 +94,13 @@ class Noisy(Wraps):
         return self.after(self.looks(x) + torch.randn(3))
 
 
+class Sizes(Wraps):
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.looks(x)
+        half = h.shape[1] // 2
+        return self.after(h)[:, :half]
+
+
 class Two(Wraps):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.after(self.looks(x) + y)
@@ -151,6 +158,9 @@ def test_blocks_share_the_parameters_of_the_module_and_its_names() -> None:
         "unused.weight",
         "unused.bias",
     }
+    for block in network:
+        names = [name for name, _ in block.named_parameters()]
+        assert names == [name for name in own if name in names], "in its order, too"
     assert joined(network) is model
     assert joined(model) is model
     assert not [name for name in vars(model) if name.startswith("_tensor")], "tracing leaves nothing in it"
@@ -203,6 +213,11 @@ REFUSED: list[tuple[Any, list[str], str]] = [
     (Looks, ["b"], "got Looks; line "),
     (Looks, ["b"], "test_split.py, `if x.sum() > 0:`, can't be followed (TraceError: symbolically traced variables"),
     (Noisy, ["after"], "got Noisy; its forward makes tensors of random numbers"),
+    (
+        Sizes,
+        ["after"],
+        "test_split.py, `half = h.shape[1] // 2`, gives a size before the cut, which is used after it; allowed",
+    ),
     (Two, ["after"], "got Two; Two.forward takes x, y; allowed: one argument"),
     (nn.Identity, ["a"], "got a; the network has no such submodule; allowed: none"),
 ]
@@ -258,6 +273,10 @@ def test_locked_training_of_a_split_module_is_that_of_the_module(serial: bool, t
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "it is not changed"
     written = torch.load(tmp_path / "run" / "model.pt", weights_only=True)
     assert all(torch.equal(value, written[name]) for name, value in trained.items())
+    (file,) = (tmp_path / "run" / "checkpoints").iterdir()
+    loaded = Plain()
+    split(loaded, ["body.b", "head"]).load_state_dict(torch.load(file, weights_only=True)["model"])
+    assert all(torch.equal(value, trained[name]) for name, value in loaded.state_dict().items())
     again = Trainer(Plain(), split_points=["body.b", "head"], resume=tmp_path / "run", **settings).fit(data(), steps=7)
     assert again.summary["steps"] == 7
 
@@ -267,6 +286,26 @@ def trainer_stream() -> list[tuple[Tensor, Tensor]]:
     from async_dni.data.stream import BatchStream
 
     return [(batch.x, batch.target) for batch in BatchStream(as_dataset(data()), 20, 6, 0)]
+
+
+class Tied(nn.Module):
+    """Its two layers have one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(F.relu(self.b(self.a(x))))
+
+
+def test_parameter_that_two_stages_would_share_is_named() -> None:
+    trainer = Trainer(Tied(), workers=2, split_points=["b"], batch_size=20)
+    with pytest.raises(ConfigError, match="model: got block '1'; it shares a parameter with block '0'"):
+        trainer.fit(data(), steps=1)
+    result = Trainer(Tied(), workers=2, split_points=["c"], batch_size=20).fit(data(), steps=2)
+    assert result.model.a.weight is result.model.b.weight, "in one stage it stays one"
 
 
 def test_synthetic_gradients_at_split_points() -> None:

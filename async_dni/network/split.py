@@ -17,9 +17,18 @@ from torch import Tensor, fx, nn
 
 from ..foundation.error import ConfigError
 from .graph_block import Function, GraphBlock, Program, Step, Value, mapped, rows
-from .tracing import trace
+from .tracing import line_of, trace
 
 SHOWN = 20  # names in a sentence
+_ARITHMETIC = (
+    operator.getitem,
+    operator.add,
+    operator.sub,
+    operator.mul,
+    operator.floordiv,
+    operator.mod,
+    operator.neg,
+)
 
 
 class SplitNetwork(nn.Sequential):
@@ -107,7 +116,8 @@ def _programs(graph: fx.Graph, split_points: Sequence[str]) -> list[Program]:
     nodes = [node for node in graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
     (given,) = (node for node in graph.nodes if node.op == "placeholder")
     (output,) = (node for node in graph.nodes if node.op == "output")
-    bounds = [0, *_cuts(nodes, split_points), len(nodes)]
+    cuts = _cuts(nodes, split_points)
+    bounds = [0, *cuts, len(nodes)]
     after: list[set[fx.Node]] = [set(output.all_input_nodes)]  # needed after a bound, the last bound's first
     for first, last in zip(reversed(bounds[:-1]), reversed(bounds[1:]), strict=True):
         after.append(after[-1] | {needed for node in nodes[first:last] for needed in node.all_input_nodes})
@@ -116,14 +126,33 @@ def _programs(graph: fx.Graph, split_points: Sequence[str]) -> list[Program]:
     for first, last, needed in zip(bounds, bounds[1:], reversed(after[:-1]), strict=False):
         so_far = {given, *nodes[:last]}
         crossing = sorted((node for node in needed & so_far if not _is_batch_size(node, given)), key=order.__getitem__)
+        _check_crossing(crossing, cuts.get(last, ""))
         result = output.args[0] if last == len(nodes) else crossing[0] if len(crossing) == 1 else tuple(crossing)
         programs.append(_program(inputs, nodes[first:last], result, given))
         inputs = crossing
     return programs
 
 
-def _cuts(nodes: Sequence[fx.Node], split_points: Sequence[str]) -> list[int]:
-    """The first node of each of these submodules. Raises `ConfigError` where one has none, or no other before it."""
+def _check_crossing(crossing: Sequence[fx.Node], point: str) -> None:
+    """Raise `ConfigError` where a size would cross a cut: stages pass tensors."""
+    for node in crossing if point else ():
+        if _is_size(node):
+            found = f"{line_of(node)} gives a size before the cut, which is used after it"
+            raise ConfigError("split_points", point, f"{found}; allowed: to ask for it there")
+
+
+def _is_size(node: fx.Node) -> bool:
+    """Whether a node is a size, or computed of sizes alone."""
+    if node.op == "call_method" and node.target in ("size", "dim", "numel"):
+        return True
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in ("shape", "ndim")
+    is_computed = node.op == "call_function" and node.target in _ARITHMETIC
+    return is_computed and bool(node.all_input_nodes) and all(map(_is_size, node.all_input_nodes))
+
+
+def _cuts(nodes: Sequence[fx.Node], split_points: Sequence[str]) -> dict[int, str]:
+    """The first node of each of these submodules, in their order. Raises `ConfigError` where one has none, or is the first."""
     found: dict[int, str] = {}
     for point in split_points:
         place = next((place for place, node in enumerate(nodes) if _is_in(node, point)), None)
@@ -137,7 +166,7 @@ def _cuts(nodes: Sequence[fx.Node], split_points: Sequence[str]) -> list[int]:
             both = f"it begins where {found[place]} does"
             raise ConfigError("split_points", point, f"{both}; allowed: one of the two")
         found[place] = point
-    return sorted(found)
+    return dict(sorted(found.items()))
 
 
 def _is_in(node: fx.Node, name: str) -> bool:
@@ -216,7 +245,9 @@ def _block(model: nn.Module, both: tuple[Program, Program], constants: dict[str,
     """The block, with what its programs use of the module."""
     block = GraphBlock(*both)
     paths = {str(s.target): s.kind for program in both for s in program.steps if s.kind in ("call_module", "get_attr")}
-    for path in sorted(paths, key=lambda path: path.count(".")):  # a submodule before what is in it
+    order = {name: place for place, (name, _) in enumerate(model.named_modules())}
+    # in the module's order, in which a submodule stands before what is in it; its own tensors before its submodules
+    for path in sorted(paths, key=lambda path: order.get(path, order.get(path.rpartition(".")[0], 0))):
         if path in constants:
             block.hold(path, constants[path], persistent=False)
             continue

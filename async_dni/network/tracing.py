@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import linecache
+import re
 import traceback
 from collections.abc import Collection
 from pathlib import Path
@@ -24,6 +25,7 @@ class _Tracer(fx.Tracer):
     def __init__(self, opened: Collection[str]) -> None:
         super().__init__()
         self.opened = opened
+        self.record_stack_traces = True
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name not in self.opened
@@ -49,6 +51,13 @@ def trace(model: nn.Module, opened: Collection[str]) -> tuple[fx.Graph, dict[str
     for node in [node for node in graph.nodes if node.op == "placeholder"][1:]:
         _erase(graph, node)  # an argument with a default has it; what looks at that is an assertion
     return graph, made
+
+
+def line_of(node: fx.Node) -> str:
+    """The line of a forward that a node comes of: where it is, and what is on it."""
+    found = re.findall(r'File "(.*?)", line (\d+), in .*\n\s*(.*)', node.stack_trace or "")
+    own = [(file, line, code) for file, line, code in found if not file.startswith(_TORCH) and file != __file__]
+    return f"line {own[-1][1]} of {own[-1][0]}, `{own[-1][2].strip()}`," if own else f"`{node.format_node()}`"
 
 
 def _optional_arguments(model: nn.Module) -> dict[str, Any]:

@@ -153,7 +153,7 @@ class Run:
         summary = {**summary, **_times(summary["workers"]), "steps": step, "test_error": error}
         interrupted_by = interrupted()  # which may have come until now
         summary["interrupted_by"] = None if interrupted_by is None else signal.Signals(interrupted_by).name
-        model = joined(self.model)
+        model = joined(self.model).cpu()
         if model is not self.model:
             state = model.state_dict()  # by the names of the user's own module
         if self.run_dir is not None:

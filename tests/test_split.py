@@ -254,11 +254,15 @@ class Plain(nn.Module):
         return self.head(self.body["b"](self.body["a"](x)) * self.gain)
 
 
+@pytest.mark.parametrize("points", [["body.b", "head"], ["body.a.b", "body.b.b"]], ids=["a tensor", "a tuple"])
 @pytest.mark.parametrize("serial", [True, False])
-def test_locked_training_of_a_split_module_is_that_of_the_module(serial: bool, tmp_path: Any) -> None:
+def test_locked_training_of_a_split_module_is_that_of_the_module(
+    serial: bool, points: list[str], tmp_path: Any
+) -> None:
+    """Also where a skip connection crosses the cut."""
     model = Plain()
     settings = {"workers": 3, "method": "backprop", "batch_size": 20, "optimizer": sgd, "serial": serial}
-    trainer = Trainer(model, split_points=["body.b", "head"], run_dir=tmp_path / "run", **settings)
+    trainer = Trainer(model, split_points=points, run_dir=tmp_path / "run", **settings)
     before = copy.deepcopy(model.state_dict())
     result = trainer.fit(data(), steps=6, eval_set=data())
     reference, stream = copy.deepcopy(model).train(), trainer_stream()
@@ -275,9 +279,9 @@ def test_locked_training_of_a_split_module_is_that_of_the_module(serial: bool, t
     assert all(torch.equal(value, written[name]) for name, value in trained.items())
     (file,) = (tmp_path / "run" / "checkpoints").iterdir()
     loaded = Plain()
-    split(loaded, ["body.b", "head"]).load_state_dict(torch.load(file, weights_only=True)["model"])
+    split(loaded, points).load_state_dict(torch.load(file, weights_only=True)["model"])
     assert all(torch.equal(value, trained[name]) for name, value in loaded.state_dict().items())
-    again = Trainer(Plain(), split_points=["body.b", "head"], resume=tmp_path / "run", **settings).fit(data(), steps=7)
+    again = Trainer(Plain(), split_points=points, resume=tmp_path / "run", **settings).fit(data(), steps=7)
     assert again.summary["steps"] == 7
 
 
@@ -308,6 +312,13 @@ def test_parameter_that_two_stages_would_share_is_named() -> None:
     assert result.model.a.weight is result.model.b.weight, "in one stage it stays one"
 
 
-def test_synthetic_gradients_at_split_points() -> None:
-    result = Trainer(Plain(), workers=2, split_points=("head",), batch_size=20).fit(data(), steps=4)
-    assert [worker["synthesizer_updates"] for worker in result.summary["workers"]] == [4, 0]
+@pytest.mark.parametrize("points", [("head",), ("body.b.b",)], ids=["a tensor", "a tuple"])
+def test_synthetic_gradients_at_split_points(points: tuple[str, ...]) -> None:
+    model = Plain()
+    results = [
+        Trainer(model, workers=2, split_points=points, batch_size=20, lag=2, serial=serial).fit(data(), steps=8)
+        for serial in (True, False)
+    ]
+    assert [worker["synthesizer_updates"] for worker in results[1].summary["workers"]] == [7, 0], "the last is not due"
+    first, second = (result.model.state_dict() for result in results)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())

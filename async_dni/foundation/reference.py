@@ -2,7 +2,7 @@
 
 A file's folder is put at the end of `sys.path`, which workers get, too; so the file may import what lies beside it, and is
 the module of its own name where no other module has that. Where one has (`random.py`), it gets another name, under which no
-other process finds it: it is in `UNIMPORTABLE` then, and what is of it must be pickled by value.
+other process finds it: what is of it is pickled by value then.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cloudpickle
+
 from .error import ConfigError, reason
 from .option import Check
 from .registry import Registry
 
 FORMS = "path/to/file.py:name or package.module:name"
-UNIMPORTABLE: dict[str, ModuleType] = {}
-"""Modules that only this process has, by name: for `cloudpickle.register_pickle_by_value`."""
 
 
 class _Loader(SourceFileLoader):
@@ -118,7 +118,7 @@ def _of_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     if not is_found:
-        UNIMPORTABLE[name] = module
+        cloudpickle.register_pickle_by_value(module)
     return module
 
 

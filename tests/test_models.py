@@ -196,8 +196,9 @@ def test_what_a_network_can_not_be_made_of_is_refused(make, said):
     assert str(caught.value).startswith(said)
 
 
+@pytest.mark.parametrize("method", ["backprop", "cdni"])
 @pytest.mark.parametrize("name", list(MODELS))
-def test_every_cut_of_a_reference_network_trains(name):
+def test_every_cut_of_a_reference_network_trains(name, method):
     """A worker a block, in this process."""
     text, images = (
         (torch.randint(5, (12, 6)), torch.randint(5, (12, 6))),
@@ -207,7 +208,7 @@ def test_every_cut_of_a_reference_network_trains(name):
     spec = MODELS[name]
     settings = {"width": 8} if "width" in spec.settings else {}
     model = spec.make(**settings, input_shape=x.shape[1:], num_classes=5)
-    result = Trainer(model, workers=len(model), method="backprop", batch_size=6, serial=True).fit((x, target), steps=2)
+    result = Trainer(model, workers=len(model), method=method, batch_size=6, serial=True).fit((x, target), steps=2)
     assert [worker["updates"] for worker in result.summary["workers"]] == [2] * len(model)
     assert not torch.equal(
         nn.utils.parameters_to_vector(result.model.parameters()), nn.utils.parameters_to_vector(model.parameters())

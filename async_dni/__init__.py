@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .data.image_dataset import ImageDataset
     from .data.samples import DataError
     from .data.sets import DATASETS, DatasetSpec, load_dataset
+    from .data.text_dataset import TextDataset
     from .experiment import ExperimentConfig
     from .foundation.error import ConfigError
     from .learning.divergence import DivergenceError
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
         PositionwiseSynthesizer,
         SynthesizerSpec,
     )
-    from .network.models import MODELS, ModelSpec, fcn, tanh
+    from .network.models import MODELS, ModelSpec, cnn, fcn, resnet, tanh, transformer, vgg
+    from .network.split import split
     from .record.evaluate import Evaluation, evaluate
     from .record.run import TrainResult
     from .runtime.supervisor import WorkerError
@@ -37,6 +39,7 @@ _HOMES = {
     "data.image_dataset": ("ImageDataset",),
     "data.samples": ("DataError",),
     "data.sets": ("DATASETS", "DatasetSpec", "load_dataset"),
+    "data.text_dataset": ("TextDataset",),
     "experiment": ("ExperimentConfig",),
     "foundation.error": ("ConfigError",),
     "learning.divergence": ("DivergenceError",),
@@ -49,7 +52,8 @@ _HOMES = {
         "PositionwiseSynthesizer",
         "SynthesizerSpec",
     ),
-    "network.models": ("MODELS", "ModelSpec", "fcn", "tanh"),
+    "network.models": ("MODELS", "ModelSpec", "cnn", "fcn", "resnet", "tanh", "transformer", "vgg"),
+    "network.split": ("split",),
     "record.evaluate": ("Evaluation", "evaluate"),
     "record.run": ("TrainResult",),
     "runtime.supervisor": ("WorkerError",),
@@ -79,14 +83,20 @@ __all__ = [
     "ModelSpec",
     "PositionwiseSynthesizer",
     "SynthesizerSpec",
+    "TextDataset",
     "TrainResult",
     "Trainer",
     "TrainerConfig",
     "WorkerError",
+    "cnn",
     "evaluate",
     "fcn",
     "load_dataset",
+    "resnet",
+    "split",
     "tanh",
+    "transformer",
+    "vgg",
 ]
 
 

@@ -13,12 +13,13 @@ from .learning.synthesizers import SynthesizerChoice, synthesizer_choices
 from .settings.arithmetic import Arithmetic
 from .settings.files import Files
 from .settings.processes import Processes
+from .settings.splitting import Splitting
 from .settings.stages import Stages
 from .settings.synthesis import Synthesis
 
 
 @dataclass(frozen=True)
-class TrainerConfig(Files, Processes, Arithmetic, Synthesis, Stages, Checked):
+class TrainerConfig(Files, Processes, Arithmetic, Synthesis, Splitting, Stages, Checked):
     """How a network is trained: what `Trainer` takes beside the model, the loss and the optimizer."""
 
     def __post_init__(self) -> None:

@@ -26,6 +26,7 @@ from .learning.condition import OwnCondition
 from .learning.methods import Loss
 from .learning.stage import OptimizerFactory, StageSpec
 from .network.partition import check_partition
+from .network.split import split
 from .record.progress import Progress
 from .record.run import TrainResult
 from .runtime.machine.device import assign_devices
@@ -33,9 +34,10 @@ from .runtime.machine.interruption import Interruption
 
 
 class Trainer:
-    """Trains an `nn.Sequential` in stages, one process each, that update without waiting for each other.
+    """Trains a network in stages, one process each, that update without waiting for each other.
 
-    `model`: each child is a block; a cut may fall between any two. It is not changed: `fit` returns a trained copy.
+    `model`: an `nn.Sequential`, each child of which is a block; a cut may fall between any two. Or, with `split_points`, any
+    module whose forward is a chain. It is not changed: `fit` returns a trained copy of it.
     `config` and `settings`: a `TrainerConfig` and fields to change in it (`workers=3, method="cdni", …`).
     `optimizer`: called with a stage's parameters. `loss_fn(output, target)`: a mean over the batch.
     `synthesizer`: called as `synthesizer(features, classes)` with the shape of one sample of a stage's output and the
@@ -49,7 +51,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Sequential,
+        model: nn.Module,
         config: TrainerConfig | None = None,
         *,
         optimizer: OptimizerFactory = partial(torch.optim.Adam, lr=1e-3, fused=True),
@@ -69,10 +71,12 @@ class Trainer:
             raise ConfigError(
                 "synthesizer", self.config.synthesizer, "a function is given, too; allowed: one of the two"
             )
-        check_partition(model, self.config.workers, self.config.split)
+        if self.config.split_points is not None:
+            model = split(model, self.config.split_points)
+        network = check_partition(model, self.config.workers, self.config.split)
         devices = assign_devices(self.config.device_map, self.config.workers)
         self.devices = ["cpu"] * len(devices) if self.config.serial else devices
-        self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn or nn.CrossEntropyLoss()
+        self.model, self.optimizer, self.loss_fn = network, optimizer, loss_fn or nn.CrossEntropyLoss()
         self.synthesizer, self.condition, self.progress = synthesizer, condition, progress or Progress()
         if condition is not None and not self.job.method.conditioned:
             raise ConfigError(

@@ -11,11 +11,13 @@ from torch import nn
 from ..foundation.error import ConfigError
 from ..learning.blocks import named_blocks
 
+NETWORKS = "an nn.Sequential, each child of which is a block; of another module, split_points name where it is cut"
 
-def check_partition(model: nn.Module, workers: int, split: Sequence[int] | None) -> None:
-    """Raise `ConfigError` unless a network has something to train, a block a worker, and `split` between its blocks."""
+
+def check_partition(model: nn.Module, workers: int, split: Sequence[int] | None) -> nn.Sequential:
+    """The network. Raises `ConfigError` unless it has something to train, a block a worker, and `split` between its blocks."""
     if not isinstance(model, nn.Sequential):
-        raise ConfigError("model", type(model).__name__, "allowed: an nn.Sequential, each child of which is a block")
+        raise ConfigError("model", type(model).__name__, f"allowed: {NETWORKS}")
     if workers > len(model):
         raise ConfigError("workers", workers, f"the network has {len(model)} blocks; allowed: 1 to {len(model)}")
     if split is not None and split[-1] >= len(model):
@@ -25,6 +27,7 @@ def check_partition(model: nn.Module, workers: int, split: Sequence[int] | None)
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("model", "nothing to train", "allowed: at least one parameter that requires a gradient")
+    return model
 
 
 def partition(model: nn.Sequential, split: Sequence[int]) -> list[nn.Sequential]:

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from ..data.stream import BatchStream
 from ..learning.blocks import copy_of
 from ..learning.methods import Loss
+from ..network.split import joined
 from .checkpoint import Checkpoint, save_checkpoint
 from .evaluate import Evaluation, error_percent, evaluate
 from .problems import Problems
@@ -32,7 +33,7 @@ from .run_dir import RunDir, write_json
 class TrainResult:
     """What `Trainer.fit` returns."""
 
-    model: nn.Sequential  # trained, whole, on the CPU
+    model: Any  # trained, whole, on the CPU; of one that was split, the user's own module
     test_error: float | None  # per cent, of the final network; None without an eval_set or without classes
     history: list[Evaluation]
     summary: dict[str, Any]  # what summary.json holds
@@ -152,13 +153,16 @@ class Run:
         summary = {**summary, **_times(summary["workers"]), "steps": step, "test_error": error}
         interrupted_by = interrupted()  # which may have come until now
         summary["interrupted_by"] = None if interrupted_by is None else signal.Signals(interrupted_by).name
+        model = joined(self.model).cpu()
+        if model is not self.model:
+            state = model.state_dict()  # by the names of the user's own module
         if self.run_dir is not None:
             with self.problems.of_writing(self.run_dir.model):
                 self.run_dir.write_model(state)
             with self.problems.of_writing(self.run_dir.summary):
                 write_json(self.run_dir.summary, {**summary, "problems": self.problems.left})
         path = None if self.run_dir is None else self.run_dir.path
-        return TrainResult(self.model, error, self.history, summary, path, interrupted_by, self.problems.left)
+        return TrainResult(model, error, self.history, summary, path, interrupted_by, self.problems.left)
 
 
 def _times(workers: Sequence[dict[str, Any]]) -> dict[str, Any]:

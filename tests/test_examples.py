@@ -1,0 +1,65 @@
+"""The examples run as they are, and say what they are to say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+# what each prints: a pattern, and the most that its numbers may be
+PRINTS = {
+    "mnist_mlp": (r"test error (\S+) %", 6.0),
+    "own_network": (r"test error (\S+) %", 20.0),
+    "own_synthesizer": (r"test error (\S+) %", 6.0),
+    "own_data": (r"test error (\S+) %", 20.0),
+    "char_transformer": (r"(\S+) bits", 4.0),
+    "fashion_cnn": (r"test error (\S+) %", 25.0),
+}
+
+
+def test_every_example_is_tried() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(PRINTS)
+    assert [path.name for path in EXAMPLES.glob("*.ipynb")] == ["notebook.ipynb"]
+
+
+@pytest.mark.parametrize("name", PRINTS)
+def test_example_runs_as_it_is(name: str, tmp_path: Path) -> None:
+    if name == "fashion_cnn" and not FASHION.is_dir():
+        pytest.skip("it downloads Fashion-MNIST, where Debian's package dataset-fashion-mnist is not installed")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(EXAMPLES / f"{name}.py")]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    pattern, most = PRINTS[name]
+    numbers = [float(number) for number in re.findall(pattern, done.stdout)]
+    assert numbers
+    assert max(numbers) < most, done.stdout
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
+
+
+def test_notebook_runs_cell_by_cell(tmp_path: Path) -> None:
+    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    run = (
+        "import sys, nbclient, nbformat\n"
+        "notebook = nbformat.read(sys.argv[1], as_version=4)\n"
+        "nbclient.NotebookClient(notebook, timeout=600, kernel_name='python3').execute()\n"
+        "nbformat.write(notebook, sys.argv[2])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "IPYTHONDIR": str(tmp_path / "ipython")}
+    command = [sys.executable, "-c", run, str(EXAMPLES / "notebook.ipynb"), str(tmp_path / "ran.ipynb")]
+    subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=True)
+    ran = nbformat.read(tmp_path / "ran.ipynb", as_version=4)
+    assert [cell.source for cell in ran.cells] == [cell.source for cell in notebook.cells]
+    said = ran.cells[-1].outputs[0].text
+    assert len(re.findall(r"^epoch \d", said, re.MULTILINE)) == 6
+    assert len(re.findall(r"^stage \d: .* 240 updates$", said, re.MULTILINE)) == 3
+    assert float(ran.cells[-3].outputs[0].data["text/plain"]) < 10  # per cent, by chance 50

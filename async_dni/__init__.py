@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .foundation.error import ConfigError
     from .learning.divergence import DivergenceError
     from .learning.methods import METHODS, Method, MethodParts, MethodSpec
+    from .learning.metrics import METRICS, Metric, MetricSpec
     from .learning.synthesizers import (
         SYNTHESIZERS,
         ConvSynthesizer,
@@ -44,6 +45,7 @@ _HOMES = {
     "foundation.error": ("ConfigError",),
     "learning.divergence": ("DivergenceError",),
     "learning.methods": ("METHODS", "Method", "MethodParts", "MethodSpec"),
+    "learning.metrics": ("METRICS", "Metric", "MetricSpec"),
     "learning.synthesizers": (
         "SYNTHESIZERS",
         "ConvSynthesizer",
@@ -65,6 +67,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DATASETS",
     "METHODS",
+    "METRICS",
     "MODELS",
     "SYNTHESIZERS",
     "ConfigError",
@@ -80,6 +83,8 @@ __all__ = [
     "Method",
     "MethodParts",
     "MethodSpec",
+    "Metric",
+    "MetricSpec",
     "ModelSpec",
     "PositionwiseSynthesizer",
     "SynthesizerSpec",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from async_dni import DATASETS, METHODS, MODELS, SYNTHESIZERS
+from async_dni import DATASETS, METHODS, METRICS, MODELS, SYNTHESIZERS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "async_dni"
@@ -126,6 +126,7 @@ def test_functions_and_classes_fit_on_a_page() -> None:
 
 REGISTERED = {
     "learning.methods": METHODS,
+    "learning.metrics": METRICS,
     "learning.synthesizers": SYNTHESIZERS,
     "network.models": MODELS,
     "data.sets": DATASETS,

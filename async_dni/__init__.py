@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     )
     from .network.models import MODELS, ModelSpec, cnn, fcn, resnet, tanh, transformer, vgg
     from .network.split import split
+    from .record.callback import Callback
     from .record.evaluate import Evaluation, evaluate
-    from .record.run import TrainResult
+    from .record.result import TrainResult
     from .runtime.supervisor import WorkerError
     from .trainer import Trainer
 
@@ -56,8 +57,9 @@ _HOMES = {
     ),
     "network.models": ("MODELS", "ModelSpec", "cnn", "fcn", "resnet", "tanh", "transformer", "vgg"),
     "network.split": ("split",),
+    "record.callback": ("Callback",),
     "record.evaluate": ("Evaluation", "evaluate"),
-    "record.run": ("TrainResult",),
+    "record.result": ("TrainResult",),
     "runtime.supervisor": ("WorkerError",),
     "trainer": ("Trainer",),
 }
@@ -70,6 +72,7 @@ __all__ = [
     "METRICS",
     "MODELS",
     "SYNTHESIZERS",
+    "Callback",
     "ConfigError",
     "ConvSynthesizer",
     "DataError",

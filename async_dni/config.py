@@ -11,6 +11,7 @@ from .foundation.option import Checked
 from .learning.methods import METHODS, MethodSpec
 from .learning.synthesizers import SynthesizerChoice, synthesizer_choices
 from .settings.arithmetic import Arithmetic
+from .settings.evaluations import Evaluations
 from .settings.files import Files
 from .settings.processes import Processes
 from .settings.splitting import Splitting
@@ -19,7 +20,7 @@ from .settings.synthesis import Synthesis
 
 
 @dataclass(frozen=True)
-class TrainerConfig(Files, Processes, Arithmetic, Synthesis, Splitting, Stages, Checked):
+class TrainerConfig(Evaluations, Files, Processes, Arithmetic, Synthesis, Splitting, Stages, Checked):
     """How a network is trained: what `Trainer` takes beside the model, the loss and the optimizer."""
 
     def __post_init__(self) -> None:

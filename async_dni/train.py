@@ -23,7 +23,7 @@ from .foundation.error import ConfigError
 from .learning.divergence import DivergenceError
 from .network.named_model import Offered, load_maker, make_named
 from .record.progress import Progress
-from .record.run import TrainResult
+from .record.result import TrainResult
 from .runtime.machine.ending import LOST, Ending
 from .runtime.machine.interruption import Interruption
 from .runtime.supervisor import WorkerError

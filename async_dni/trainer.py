@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from multiprocessing import current_process
 from pathlib import Path
@@ -24,11 +24,13 @@ from .fit.record import open_records
 from .foundation.error import ConfigError
 from .learning.condition import OwnCondition
 from .learning.methods import Loss
+from .learning.metrics import Metric, MetricFunction
 from .learning.stage import OptimizerFactory, StageSpec
 from .network.partition import check_partition
 from .network.split import split
+from .record.callback import Callback
 from .record.progress import Progress
-from .record.run import TrainResult
+from .record.result import TrainResult
 from .runtime.machine.device import assign_devices
 from .runtime.machine.interruption import Interruption
 
@@ -44,6 +46,9 @@ class Trainer:
     number of classes it sees (0: none); returns a module called as `module(h, labels)` (`async_dni.learning.synthesizers`).
     `condition`: called with targets `[batch, ...]`; gives what the synthesizers of cDNI see of them, `[batch, width]` or
     `[batch, *positions, width]` of floats. Without, that is the targets themselves, made to fit (`async_dni.learning.condition`).
+    `metrics`: what evaluations find, too: names (`async_dni.METRICS`), or functions of all outputs and targets of the
+    `eval_set` that return a number, or objects with `update`, `compute` and `reset`, as those of torchmetrics, by a name.
+    `callbacks`: told of the run while it goes on (`async_dni.Callback`).
     Model, optimizer, loss and synthesizers are sent to other processes, so they must be picklable.
 
     Raises `ConfigError` for settings that can't be used.
@@ -58,6 +63,8 @@ class Trainer:
         loss_fn: Loss | None = None,
         synthesizer: OwnSynthesizer | str | None = None,
         condition: OwnCondition | None = None,
+        metrics: Mapping[str, Metric | MetricFunction] | Sequence[str] | None = None,
+        callbacks: Sequence[Callback] = (),
         progress: Progress | None = None,
         **settings: Any,
     ) -> None:
@@ -66,6 +73,8 @@ class Trainer:
             raise TypeError(f"Trainer has no setting {', '.join(sorted(unknown))}")
         if isinstance(synthesizer, str):
             settings, synthesizer = {**settings, "synthesizer": synthesizer}, None
+        if metrics is not None and not isinstance(metrics, Mapping):
+            settings, metrics = {**settings, "metrics": metrics}, None
         self.config = dataclasses.replace(config or TrainerConfig(), **settings)
         if synthesizer is not None and self.config.synthesizer is not None:
             raise ConfigError(
@@ -74,6 +83,9 @@ class Trainer:
         if self.config.split_points is not None:
             model = split(model, self.config.split_points)
         network = check_partition(model, self.config.workers, self.config.split)
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise ConfigError("callbacks", type(callback).__name__, "allowed: objects of subclasses of Callback")
         devices = assign_devices(self.config.device_map, self.config.workers)
         self.devices = ["cpu"] * len(devices) if self.config.serial else devices
         self.model, self.optimizer, self.loss_fn = network, optimizer, loss_fn or nn.CrossEntropyLoss()
@@ -82,6 +94,7 @@ class Trainer:
             raise ConfigError(
                 "condition", "a function", f"{self.config.method} sees nothing of the target; allowed: none"
             )
+        self.metrics, self.callbacks = dict(metrics or {}), tuple(callbacks)
 
     @property
     def job(self) -> Job:
@@ -95,6 +108,8 @@ class Trainer:
             self.devices,
             self.progress,
             self.condition,
+            self.metrics,
+            self.callbacks,
         )
 
     def fit(

@@ -67,7 +67,7 @@ def arrange(place: str) -> None:
     import torch
 
     from async_dni import train
-    from async_dni.record import run
+    from async_dni.record import evaluator
     from async_dni.record.run_dir import RunDir
     from async_dni.runtime.serial import Serial
     from async_dni.runtime.wiring import Wiring
@@ -79,7 +79,7 @@ def arrange(place: str) -> None:
     within = {"weakref": in_a_weakref_callback, "__del__": lambda: Deleted(2) and None}
     before(Serial, "train", within.get(place, press if place != "start" else lambda: None))
     if place == "evaluation":
-        before(run, "evaluate", in_evaluation)
+        before(evaluator, "score", in_evaluation)
     elif place == "model":
         before(RunDir, "write_model", lambda: before(torch, "save", press))  # its file has a name by then
     elif place == "summary":

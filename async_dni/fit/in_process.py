@@ -39,7 +39,7 @@ def _drive(job: Job, prepared: Prepared, plan: Plan, run: Run, interruption: Int
         interruption.check()
         if (is_full := prepared.schedule.cut_after(step)) is not None:
             run.on_cut(step, copy.deepcopy(serial.states() if is_full else serial.layers()), is_full, False)
-        return interruption.number is None
+        return not interruption.is_ending
 
     run.on_start()
     with record_all(serial.telemetry, prepared.run_dir, run.on_record):

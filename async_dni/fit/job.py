@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -11,6 +12,7 @@ from ..config import TrainerConfig
 from ..learning.condition import OwnCondition
 from ..learning.methods import METHODS, Loss, MethodSpec
 from ..learning.stage import OptimizerFactory
+from ..record.callback import Callback
 from ..record.progress import Progress
 
 OwnSynthesizer = Callable[[Sequence[int], int], nn.Module]
@@ -29,6 +31,8 @@ class Job:
     devices: list[str]  # one a stage
     progress: Progress
     condition: OwnCondition | None = None  # a user's own
+    metrics: Mapping[str, Any] = field(default_factory=dict)  # a user's own, by name
+    callbacks: Sequence[Callback] = ()
 
     @property
     def method(self) -> MethodSpec:

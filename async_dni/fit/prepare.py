@@ -20,9 +20,11 @@ from ..learning.structure import mapped
 from ..network.outputs import copied_whole, materialized
 from ..network.trial import Trial, check_one_row, optimizer_name, try_out
 from ..record.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
+from ..record.early_stopping import EarlyStopping
 from ..record.run_dir import RunDir
 from ..record.schedule import Schedule
 from .job import Job
+from .metrics import make_early_stopping, make_metrics
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Prepared:
     identity: dict[str, Any]  # what this run and one that goes on from it must share
     checkpoint: Checkpoint | None  # to go on from
     schedule: Schedule
+    metrics: dict[str, Any]  # of evaluations
+    early_stopping: EarlyStopping
 
 
 def prepare(
@@ -56,7 +60,11 @@ def prepare(
     identity = _identity(job, model, stream, trial)
     checkpoint = _checkpoint(job, model, stream, identity)
     schedule = _schedule(job.config, stream, checkpoint, evaluates=dataset is not None)
-    return Prepared(model, stream, dataset, trial, run_dir, identity, checkpoint, schedule)
+    metrics = make_metrics(job, trial, dataset)
+    early_stopping = make_early_stopping(job, trial, metrics, dataset)
+    if run_dir is not None and checkpoint is not None:
+        early_stopping.look_back(run_dir.evaluations(checkpoint.step))
+    return Prepared(model, stream, dataset, trial, run_dir, identity, checkpoint, schedule, metrics, early_stopping)
 
 
 def make_stream(config: TrainerConfig, dataset: Dataset, epochs: int | None, steps: int | None) -> BatchStream:

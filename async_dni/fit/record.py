@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..learning.blocks import named_blocks
+from ..record.evaluator import Evaluator
 from ..record.run import Run
 from ..record.run_dir import RunDir
 from ..runtime.fork_server import end_server
@@ -35,11 +36,10 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
         job.progress.on_note(f"going on from step {checkpoint.step}")
     return Run(
         prepared.model,
-        job.loss_fn,
-        prepared.eval_set,
-        prepared.stream,
+        _evaluator(job, prepared, interruption),
         run_dir,
         job.progress,
+        steps=prepared.stream.steps,
         eval_every=prepared.schedule.eval_every,
         keep_checkpoints=job.config.keep_checkpoints,
         threads=threads_per_worker(job.config),
@@ -50,6 +50,17 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
         },
         wall_seconds=0.0 if checkpoint is None else checkpoint.wall_seconds,
         check=interruption.check,
+        end_early=interruption.end_early,
+        early_stopping=prepared.early_stopping,
+        callbacks=job.callbacks,
+    )
+
+
+def _evaluator(job: Job, prepared: Prepared, interruption: Interruption) -> Evaluator | None:
+    if prepared.eval_set is None:
+        return None
+    return Evaluator(
+        prepared.model, job.loss_fn, prepared.eval_set, prepared.stream, prepared.metrics, interruption.check
     )
 
 

@@ -37,6 +37,16 @@ def registered(registry: Registry[Any]) -> Check:
     return lambda value: None if value in registry else f"allowed: {', '.join(registry)}"
 
 
+def all_registered(registry: Registry[Any]) -> Check:
+    """Check that a value is a sequence of different names in a registry (it may be empty)."""
+
+    def check(value: Any) -> str | None:
+        fits = words(value) is None and all(name in registry for name in value) and len(set(value)) == len(value)
+        return None if fits else f"allowed: {', '.join(registry)}, each once, separated by commas"
+
+    return check
+
+
 def one_of(choices: Sequence[object]) -> Check:
     """Check that a value is one of `choices`."""
     allowed = "allowed: " + ", ".join(str(choice) for choice in choices)

@@ -10,36 +10,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from ..data.stream import BatchStream
 from ..learning.blocks import copy_of
-from ..learning.methods import Loss
 from ..network.split import joined
+from .callback import Callback, Callbacks
 from .checkpoint import Checkpoint, save_checkpoint
-from .evaluate import Evaluation, error_percent, evaluate
+from .early_stopping import EarlyStopping
+from .evaluate import Evaluation
+from .evaluator import Evaluator
 from .problems import Problems
 from .progress import Progress
+from .result import TrainResult
 from .run_dir import RunDir, write_json
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What `Trainer.fit` returns."""
-
-    model: Any  # trained, whole, on the CPU; of one that was split, the user's own module
-    test_error: float | None  # per cent, of the final network; None without an eval_set or without classes
-    history: list[Evaluation]
-    summary: dict[str, Any]  # what summary.json holds
-    run_dir: Path | None
-    interrupted_by: int | None  # the signal that ended the run early
-    problems: list[str]  # what could not be written or evaluated, a sentence each; told when it happened
 
 
 class Run:
@@ -48,27 +34,30 @@ class Run:
     def __init__(
         self,
         model: nn.Sequential,
-        loss_fn: Loss,
-        eval_set: Dataset | None,
-        stream: BatchStream,
+        evaluator: Evaluator | None,
         run_dir: RunDir | None,
         progress: Progress,
         *,
+        steps: int,  # of the whole stream
         eval_every: int,  # steps, 0: at the end only
         keep_checkpoints: int,
         threads: int,
         about: dict[str, Any],  # what a checkpoint says of the run: identity, blocks, split
         wall_seconds: float,  # of the run that this one goes on from
         check: Callable[[], None],  # raises where the run is to end at once
+        end_early: Callable[[], None],  # asks for an early end
+        early_stopping: EarlyStopping,
+        callbacks: Sequence[Callback],
     ) -> None:
-        self.model, self.loss_fn, self.eval_set, self.stream = copy_of(model), loss_fn, eval_set, stream
+        self.model, self.evaluator = copy_of(model), evaluator
+        self.early_stopping, self.callbacks, self.end_early = early_stopping, Callbacks(callbacks, end_early), end_early
         self.run_dir, self.progress, self.eval_every, self.keep_checkpoints = (
             run_dir,
             progress,
             eval_every,
             keep_checkpoints,
         )
-        self.about, self.history, self.check = about, list[Evaluation](), check
+        self.steps, self.about, self.history, self.check = steps, about, list[Evaluation](), check
         self.problems = Problems(progress.on_warning)
         self._unwritten: list[dict[str, Any]] = []  # lines of metrics.jsonl
         self._threads, self._wall_seconds, self._began = threads, wall_seconds, time.monotonic()
@@ -95,6 +84,7 @@ class Run:
         else:
             self.problems.solved(f"worker {worker}")
         self.progress.on_record(worker, record)
+        self.callbacks.on_step(worker, record)
 
     def on_cut(self, step: int, states: list[dict[str, Any]], is_full: bool, is_final: bool) -> None:
         """Take the stages' states after `step` batches (a full one is a checkpoint), and return at once."""
@@ -116,18 +106,15 @@ class Run:
         if is_full and self.run_dir is not None:
             checkpoint = Checkpoint.of(states, step=step, wall_seconds=wall_seconds, **self.about)
             with self.problems.of_writing(self.run_dir.checkpoints):
-                save_checkpoint(self.run_dir.checkpoints, checkpoint, self.keep_checkpoints)
+                path = save_checkpoint(self.run_dir.checkpoints, checkpoint, self.keep_checkpoints)
+                self.callbacks.on_checkpoint(path)
         if is_final:
             self._final = step, model
-        if self.eval_set is not None and (is_final or (self.eval_every and step % self.eval_every == 0)):
+        if self.evaluator is not None and (is_final or (self.eval_every and step % self.eval_every == 0)):
             with self.problems.of_evaluation(step):
-                self._evaluate(self.eval_set, step, model, wall_seconds)
+                self._keep(self.evaluator.evaluate(step, wall_seconds, model))
 
-    def _evaluate(self, dataset: Dataset, step: int, state: dict[str, Tensor], wall_seconds: float) -> None:
-        self.model.load_state_dict(state)
-        loss, confusion = evaluate(self.model, dataset, self.loss_fn, before_batch=self.check)
-        epoch = step / self.stream.steps_per_epoch
-        evaluation = Evaluation(step, epoch, wall_seconds, error_percent(confusion), loss, confusion)
+    def _keep(self, evaluation: Evaluation) -> None:
         self.history.append(evaluation)
         if self.run_dir is not None:
             self._unwritten.append(evaluation.as_dict())
@@ -136,6 +123,18 @@ class Run:
                     self.run_dir.append_metrics(self._unwritten[0])
                     del self._unwritten[0]
         self.progress.on_evaluation(evaluation)
+        self.callbacks.on_evaluation(evaluation)
+        if self.early_stopping.look(evaluation):
+            self.end_early()
+            self.progress.on_note(f"{self.early_stopping.sentence}")
+
+    def _best(self) -> dict[str, Any] | None:
+        """The best evaluation, and what it is the best by, for summary.json."""
+        if self.early_stopping.best is None:
+            return None
+        best = self.early_stopping.best.as_dict()
+        del best["confusion"]
+        return {"by": self.early_stopping.metric, **best}
 
     def result(self, summary: dict[str, Any], interrupted: Callable[[], int | None]) -> TrainResult:
         """Wait for the evaluations, write what is left to write, and return the result.
@@ -149,8 +148,9 @@ class Run:
         step, state = self._final
         self.model.load_state_dict(state)
         is_evaluated = bool(self.history) and self.history[-1].step == step
-        error = self.history[-1].test_error if is_evaluated else None
-        summary = {**summary, **_times(summary["workers"]), "steps": step, "test_error": error}
+        error, metrics = (self.history[-1].test_error, self.history[-1].metrics) if is_evaluated else (None, {})
+        summary = {**summary, **_times(summary["workers"]), "steps": step, "test_error": error, "metrics": metrics}
+        summary |= {"best": self._best(), "ended_early": self.early_stopping.sentence if step < self.steps else None}
         interrupted_by = interrupted()  # which may have come until now
         summary["interrupted_by"] = None if interrupted_by is None else signal.Signals(interrupted_by).name
         model = joined(self.model).cpu()
@@ -162,7 +162,18 @@ class Run:
             with self.problems.of_writing(self.run_dir.summary):
                 write_json(self.run_dir.summary, {**summary, "problems": self.problems.left})
         path = None if self.run_dir is None else self.run_dir.path
-        return TrainResult(model, error, self.history, summary, path, interrupted_by, self.problems.left)
+        result = TrainResult(
+            model,
+            error,
+            self.history,
+            summary,
+            path,
+            interrupted_by,
+            self.problems.left,
+            self.early_stopping.best,
+        )
+        self.callbacks.on_end(result)
+        return result
 
 
 def _times(workers: Sequence[dict[str, Any]]) -> dict[str, Any]:

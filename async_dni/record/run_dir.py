@@ -26,6 +26,7 @@ from ..foundation.atomic_file import remove_unfinished, write_atomically
 from ..foundation.cores import usable_cores
 from ..foundation.error import ConfigError
 from ..learning.precision import rounds_to_bfloat16
+from .evaluate import Evaluation
 
 
 class RunDir:
@@ -134,6 +135,15 @@ class RunDir:
     def append_metrics(self, evaluation: dict[str, Any]) -> None:
         """Append one evaluation to metrics.jsonl."""
         append_json_line(self.metrics, evaluation)
+
+    def evaluations(self, step: int) -> list[Evaluation]:
+        """Those of metrics.jsonl up to a step, the newest of each; none where it can't be read."""
+        try:
+            found = [Evaluation(**line) for line in read_json_lines(self.metrics)]
+            by_step = {evaluation.step: evaluation for evaluation in found if evaluation.step <= step}
+            return [by_step[step] for step in sorted(by_step)]
+        except (OSError, ValueError, TypeError):
+            return []
 
     def write_model(self, state: dict[str, torch.Tensor]) -> None:
         """Write model.pt, a state dict that the network loads with `weights_only=True`."""

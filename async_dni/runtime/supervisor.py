@@ -103,7 +103,7 @@ class Supervisor:
             for spec, receiver in zip(self.specs, self.receivers, strict=True):
                 self._workers.append(self._start(spec, receiver))
             self._watch(lambda worker: worker.pid is not None)
-            if self.interruption.number is not None:
+            if self.interruption.is_ending:
                 self.stop()  # it came before there was anything to stop
             self.listener.on_start()
             self._set_flag(START)
@@ -151,6 +151,8 @@ class Supervisor:
             watched += [worker.process.sentinel for worker in waiting]
             ready: list[Any] = connection.wait(watched, timeout=INTERVAL)
             self.interruption.check()
+            if self.interruption.is_ending and not self.specs[0].flags[STOP]:
+                self.stop()  # of another thread
             for worker in self._workers:
                 if worker.events in ready:
                     self._receive(worker)

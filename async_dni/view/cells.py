@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..record.evaluate import Evaluation
@@ -42,7 +42,13 @@ def describe_evaluation(evaluation: Evaluation, steps: int) -> str:
     """An evaluation as a line for a person."""
     error = "" if evaluation.test_error is None else f"test error {evaluation.test_error:.2f} %  "
     where = f"epoch {evaluation.epoch:5.1f}  step {evaluation.step:>{len(str(steps))}}/{steps}"
-    return f"{where}  {error}test loss {evaluation.test_loss:.4f}  after {evaluation.wall_seconds:.1f} s"
+    found = describe_metrics(evaluation.metrics)
+    return f"{where}  {error}test loss {evaluation.test_loss:.4f}  {found}after {evaluation.wall_seconds:.1f} s"
+
+
+def describe_metrics(metrics: Mapping[str, float]) -> str:
+    """Metrics as a part of a line for a person, with the space that follows."""
+    return "".join(f"{name} {value:.5g}  " for name, value in metrics.items())
 
 
 def _number(value: float | None) -> str:

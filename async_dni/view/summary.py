@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from .cells import blocks
+from .cells import blocks, describe_metrics
 
 
 def print_summary(console: Console, summary: dict[str, Any], run_dir: Path | None) -> None:
@@ -26,12 +26,22 @@ def print_summary(console: Console, summary: dict[str, Any], run_dir: Path | Non
         )
     if summary["test_error"] is not None:
         lines.append(f"test error {summary['test_error']:.2f} %")
+    if summary.get("metrics"):
+        lines.append(describe_metrics(summary["metrics"]).rstrip())
+    if best := summary.get("best"):
+        lines.append(f"best evaluation: step {best['step']}, test loss {best['test_loss']:.4f}{_error(best)}")
+    if summary.get("ended_early") is not None:
+        lines.append(summary["ended_early"])
     if run_dir is not None:
         lines.append(f"run directory {run_dir}")
     if summary.get("interrupted_by") is not None:
         go_on = "" if run_dir is None else f"; --resume {run_dir} goes on"
         lines.append(f"ended early by {summary['interrupted_by']}{go_on}")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _error(best: dict[str, Any]) -> str:
+    return "" if best["test_error"] is None else f", test error {best['test_error']:.2f} %"
 
 
 def exceptions(worker: dict[str, Any]) -> str:

@@ -26,11 +26,16 @@ class Interruption:
 
     def __init__(self, at_once: Callable[[], object] = lambda: None) -> None:
         self.number: int | None = None
+        self.is_ending = False  # whether an early end was asked for, by a signal or by `end_early`
         self.has_begun = False  # whether signals were ever handled here
         self.on_signal: Callable[[], None] = lambda: None
         self.discard: Callable[[], None] = lambda: None
         self._at_once = at_once
         self._is_second = self._holds = False
+
+    def end_early(self) -> None:
+        """Ask for an early end, in whatever thread; who trains looks every half second, or at each batch."""
+        self.is_ending = True
 
     @contextmanager
     def handled(self) -> Iterator[None]:
@@ -69,7 +74,7 @@ class Interruption:
 
     def _handle(self, number: int, _frame: object) -> None:
         if self.number is None:
-            self.number = number
+            self.number, self.is_ending = number, True
             self.on_signal()
         elif number != signal.SIGHUP:
             self._is_second = True

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .learning.divergence import DivergenceError
     from .learning.methods import METHODS, Method, MethodParts, MethodSpec
     from .learning.metrics import METRICS, Metric, MetricSpec
+    from .learning.schedules import SCHEDULES, ScheduleSpec
     from .learning.synthesizers import (
         SYNTHESIZERS,
         ConvSynthesizer,
@@ -47,6 +48,7 @@ _HOMES = {
     "learning.divergence": ("DivergenceError",),
     "learning.methods": ("METHODS", "Method", "MethodParts", "MethodSpec"),
     "learning.metrics": ("METRICS", "Metric", "MetricSpec"),
+    "learning.schedules": ("SCHEDULES", "ScheduleSpec"),
     "learning.synthesizers": (
         "SYNTHESIZERS",
         "ConvSynthesizer",
@@ -71,6 +73,7 @@ __all__ = [
     "METHODS",
     "METRICS",
     "MODELS",
+    "SCHEDULES",
     "SYNTHESIZERS",
     "Callback",
     "ConfigError",
@@ -90,6 +93,7 @@ __all__ = [
     "MetricSpec",
     "ModelSpec",
     "PositionwiseSynthesizer",
+    "ScheduleSpec",
     "SynthesizerSpec",
     "TextDataset",
     "TrainResult",

@@ -71,7 +71,8 @@ def _converter(hint: Any) -> Any:
         else [hint]
     )
     kind = kinds[0]
-    convert = kind if kind in (int, float, str, Path) else _words if str in typing.get_args(kind) else _numbers
+    items = {str: _words, float: _floats}
+    convert = kind if kind in (int, float, str, Path) else items.get((*typing.get_args(kind), int)[0], _numbers)
     if str in kinds and int in kinds:
         convert = _number_or_word
 
@@ -94,6 +95,10 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(item) for item in text.split(",")) if text else ()
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(item) for item in text.split(","))
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, *configs: type) -> list[Any]:

@@ -17,10 +17,11 @@ from .settings.processes import Processes
 from .settings.splitting import Splitting
 from .settings.stages import Stages
 from .settings.synthesis import Synthesis
+from .settings.updates import Updates
 
 
 @dataclass(frozen=True)
-class TrainerConfig(Evaluations, Files, Processes, Arithmetic, Synthesis, Splitting, Stages, Checked):
+class TrainerConfig(Updates, Evaluations, Files, Processes, Arithmetic, Synthesis, Splitting, Stages, Checked):
     """How a network is trained: what `Trainer` takes beside the model, the loss and the optimizer."""
 
     def __post_init__(self) -> None:
@@ -31,6 +32,8 @@ class TrainerConfig(Evaluations, Files, Processes, Arithmetic, Synthesis, Splitt
         if self.split is not None and len(self.split) != self.workers - 1:
             cuts = f"{len(self.split)} cuts ({','.join(map(str, self.split))})"
             raise ConfigError("split", cuts, f"{self.workers} workers need {self.workers - 1}")
+        if self.stage_lr is not None and len(self.stage_lr) != self.workers:
+            raise ConfigError("stage_lr", self.stage_lr, f"{self.workers} workers need {self.workers}, one each")
         if self.overflow == "drop":
             for name, why in (
                 ("method", f"{self.method} waits for the gradient of each batch" * (self.waits)),

@@ -76,6 +76,12 @@ def number(*, above: float | None = None, least: float | None = None, below: flo
     return check
 
 
+def numbers(value: Any) -> str | None:
+    """Check that a value is a sequence of finite numbers over 0."""
+    fits = isinstance(value, tuple | list) and value and all(number(above=0)(item) is None for item in value)
+    return None if fits else "allowed: finite numbers above 0, separated by commas"
+
+
 def words(value: Any) -> str | None:
     """Check that a value is a sequence of words (it may be empty)."""
     fits = isinstance(value, tuple | list) and all(isinstance(item, str) and item for item in value)

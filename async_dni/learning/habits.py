@@ -1,0 +1,66 @@
+"""How the stages of a run are trained, beside their method: groups of parameters, rates, accumulation, averages, autocast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from .averaging import Average
+from .rates import FollowingRates, Rates
+from .schedules import SchedulerFactory
+from .updater import Updater
+
+OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+ParamGroups = Callable[[nn.Module], Sequence[dict[str, Any]]]
+"""A stage's layers, whose parameters have the names that they have in the network → groups, as optimizers take them."""
+
+
+@dataclass(frozen=True)
+class Habits:
+    """What all stages have in common, and `lr`, which each may have its own of. Picklable."""
+
+    scheduler: SchedulerFactory | None = None
+    schedules_model: bool = True  # whether the method's own model, a synthesizer, has the schedule, too
+    param_groups: ParamGroups | None = None
+    lr: float | None = None  # None: the optimizer's own
+    accumulate: int = 1  # batches a step
+    steps: int | None = None  # of the whole stream
+    ema: float | None = None  # decay of the average of the weights
+    autocast: str | None = None
+
+    def make_optimizer(self, optimizer: OptimizerFactory, module: nn.Module) -> Optimizer | None:
+        """The optimizer of a stage's layers; None where none has a parameter."""
+        parameters: list[Any] = list(module.parameters())
+        if not parameters:
+            return None
+        made = optimizer(parameters if self.param_groups is None else list(self.param_groups(module)))
+        if self.lr is not None:
+            own = made.defaults["lr"]
+            for group in made.param_groups:  # those with a rate of their own keep their share
+                group["lr"] = self.lr if group["lr"] == own else group["lr"] * (self.lr / own)
+        return made
+
+    def make_updater(
+        self, factory: OptimizerFactory, module: nn.Module, optimizer: Optimizer | None, model: Optimizer | None
+    ) -> Updater:
+        """Of a stage's layers, their optimizer, and that of the method's own model, if it has one."""
+        rates = following = None
+        if self.scheduler is not None:
+            if model is not None and self.schedules_model:
+                like = optimizer or factory([nn.Parameter(torch.zeros(1))])
+                following = FollowingRates(model, like, self.scheduler)
+            rates = None if optimizer is None else Rates(optimizer, self.scheduler)
+        return Updater(
+            module,
+            optimizer,
+            rates=rates,
+            model_rates=following,
+            accumulate=self.accumulate,
+            steps=self.steps,
+            average=None if self.ema is None else Average(module, self.ema),
+        )

@@ -23,8 +23,10 @@ from .fit.prepare import prepare
 from .fit.record import open_records
 from .foundation.error import ConfigError
 from .learning.condition import OwnCondition
+from .learning.habits import ParamGroups
 from .learning.methods import Loss
 from .learning.metrics import Metric, MetricFunction
+from .learning.schedules import SchedulerFactory
 from .learning.stage import OptimizerFactory, StageSpec
 from .network.partition import check_partition
 from .network.split import split
@@ -48,6 +50,9 @@ class Trainer:
     `[batch, *positions, width]` of floats. Without, that is the targets themselves, made to fit (`async_dni.learning.condition`).
     `metrics`: what evaluations find, too: names (`async_dni.METRICS`), or functions of all outputs and targets of the
     `eval_set` that return a number, or objects with `update`, `compute` and `reset`, as those of torchmetrics, by a name.
+    `scheduler`: called with each stage's optimizer; what it makes is stepped once a batch, so that the rate is a function of
+    the batch index. `param_groups`: called with a stage's layers, whose parameters have their names in the network; returns
+    groups as optimizers take them: `[{"params": […], "weight_decay": 0.0}, …]`.
     `callbacks`: told of the run while it goes on (`async_dni.Callback`).
     Model, optimizer, loss and synthesizers are sent to other processes, so they must be picklable.
 
@@ -65,6 +70,8 @@ class Trainer:
         condition: OwnCondition | None = None,
         metrics: Mapping[str, Metric | MetricFunction] | Sequence[str] | None = None,
         callbacks: Sequence[Callback] = (),
+        scheduler: SchedulerFactory | None = None,
+        param_groups: ParamGroups | None = None,
         progress: Progress | None = None,
         **settings: Any,
     ) -> None:
@@ -95,6 +102,7 @@ class Trainer:
                 "condition", "a function", f"{self.config.method} sees nothing of the target; allowed: none"
             )
         self.metrics, self.callbacks = dict(metrics or {}), tuple(callbacks)
+        self.scheduler, self.param_groups = scheduler, param_groups
 
     @property
     def job(self) -> Job:
@@ -110,6 +118,8 @@ class Trainer:
             self.condition,
             self.metrics,
             self.callbacks,
+            self.scheduler,
+            self.param_groups,
         )
 
     def fit(

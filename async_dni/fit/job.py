@@ -10,7 +10,9 @@ from torch import nn
 
 from ..config import TrainerConfig
 from ..learning.condition import OwnCondition
+from ..learning.habits import ParamGroups
 from ..learning.methods import METHODS, Loss, MethodSpec
+from ..learning.schedules import SchedulerFactory
 from ..learning.stage import OptimizerFactory
 from ..record.callback import Callback
 from ..record.progress import Progress
@@ -33,6 +35,8 @@ class Job:
     condition: OwnCondition | None = None  # a user's own
     metrics: Mapping[str, Any] = field(default_factory=dict)  # a user's own, by name
     callbacks: Sequence[Callback] = ()
+    scheduler: SchedulerFactory | None = None
+    param_groups: ParamGroups | None = None
 
     @property
     def method(self) -> MethodSpec:

@@ -20,6 +20,7 @@ from ..network.step import try_steps
 from ..network.trial import check_one_row
 from ..runtime.machine.device import threads_per_worker
 from .boundaries import Made, boundaries_of, make_boundaries
+from .habits import check_habits, make_habits
 from .job import Job
 from .prepare import Prepared
 
@@ -47,6 +48,7 @@ def make_plan(job: Job, prepared: Prepared) -> Plan:
     split = _split(job, spec, made, prepared)
     check_shared(model, split)
     lasts = [*(cut - 1 for cut in split), len(model) - 1]  # each stage's last block
+    habits = make_habits(job, prepared.stream.steps)
     states = checkpoint.stage_states(split) if checkpoint is not None else [None] * len(lasts)
     inputs: list[Structure] = [trial.first.x, *(trial.outputs[last].structure for last in lasts)]
     stages = [
@@ -57,6 +59,7 @@ def make_plan(job: Job, prepared: Prepared) -> Plan:
             synthesizer=made[lasts[k]].synthesizer,
             state=states[k],
             input_layout=layout_of(inputs[k]),
+            habits=habits[k],
         )
         for k, module in enumerate(partition(model, split))
     ]
@@ -64,6 +67,7 @@ def make_plan(job: Job, prepared: Prepared) -> Plan:
         for synthesizer, h, labels in made[last].examples(trial, last):
             assert synthesizer is not None
             check_one_row(prepared.stream, synthesizer, h[:1], None if labels is None else labels[:1])
+    check_habits(stages)
     try_steps(stages, trial.first)
     return Plan(split, stages, [trial.outputs[last] for last in lasts])
 

@@ -17,7 +17,8 @@ class Average:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._decay = decay
-        self._weights = {name: weight for name, weight in module.named_parameters() if weight.is_floating_point()}
+        named = module.named_parameters(remove_duplicate=False)  # a state dict has a weight under each of its names
+        self._weights = {name: weight for name, weight in named if weight.is_floating_point()}
         self._average: dict[str, Tensor] = {}
 
     @torch.no_grad()

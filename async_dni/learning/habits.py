@@ -11,11 +11,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .averaging import Average
+from .methods.method import Method
 from .rates import FollowingRates, Rates
 from .schedules import SchedulerFactory
 from .updater import Updater
 
-OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 ParamGroups = Callable[[nn.Module], Sequence[dict[str, Any]]]
 """A stage's layers, whose parameters have the names that they have in the network → groups, as optimizers take them."""
 
@@ -33,9 +33,9 @@ class Habits:
     ema: float | None = None  # decay of the average of the weights
     autocast: str | None = None
 
-    def make_optimizer(self, optimizer: OptimizerFactory, module: nn.Module) -> Optimizer | None:
-        """The optimizer of a stage's layers; None where none has a parameter."""
-        parameters: list[Any] = list(module.parameters())
+    def make_optimizer(self, optimizer: Callable[[Iterable[Any]], Optimizer], module: nn.Module) -> Optimizer | None:
+        """The optimizer of a stage's layers; None where none has a parameter to train."""
+        parameters: list[Any] = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if not parameters:
             return None
         made = optimizer(parameters if self.param_groups is None else list(self.param_groups(module)))
@@ -46,14 +46,19 @@ class Habits:
         return made
 
     def make_updater(
-        self, factory: OptimizerFactory, module: nn.Module, optimizer: Optimizer | None, model: Optimizer | None
+        self,
+        factory: Callable[[Iterable[Any]], Optimizer],
+        module: nn.Module,
+        optimizer: Optimizer | None,
+        method: Method,
     ) -> Updater:
-        """Of a stage's layers, their optimizer, and that of the method's own model, if it has one."""
-        rates = following = None
+        """Of a stage's layers, their optimizer, and those of the method's own models, if it has any."""
+        rates, following = None, list[FollowingRates]()
         if self.scheduler is not None:
-            if model is not None and self.schedules_model:
+            models = [each.optimizer for each in getattr(method, "methods", [method]) if each.optimizer is not None]
+            if models and self.schedules_model:
                 like = optimizer or factory([nn.Parameter(torch.zeros(1))])
-                following = FollowingRates(model, like, self.scheduler)
+                following = [FollowingRates(model, like, self.scheduler) for model in models]
             rates = None if optimizer is None else Rates(optimizer, self.scheduler)
         return Updater(
             module,

@@ -28,12 +28,14 @@ from .batch import Batch
 from .blocks import named_blocks
 from .condition import Condition
 from .divergence import DivergenceError, check_grad_input, check_gradients, check_output, check_weights
+from .habits import Habits
 from .methods import Loss, Method, MethodParts, MethodSpec
 from .methods.loss_gradient import LossGradient
 from .methods.several import Several
 from .optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
 from .precision import matmul_precision
 from .structure import Gradient, Structure, all_of, carries, layout_of, one_or_all, parts_of, together
+from .updater import Updater
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -57,7 +59,7 @@ class Stage:
     `clip_grad_norm`: the largest norm of the layers' gradients, all of the stage's taken as one vector; larger ones are
     scaled down to it, and, where they came of a prediction, so is the ∂/∂x that goes upstream: a prediction that runs
     away stays in its stage, if that has weights to go by. `checks_gradients`: whether an update is refused where they
-    are not finite. `precision`: of the layers' products (`precision.py`).
+    are not finite. `updater`: makes the steps. `precision`: of the layers' products (`precision.py`).
     `forward`, `update` and `learn` raise `DivergenceError` for numbers that are not finite. After `forward` has, the
     batch is pending all the same; with `checks_gradients` buffers (a batch norm's statistics) are as before.
     """
@@ -76,6 +78,7 @@ class Stage:
         checks_gradients: bool = False,
         precision: str | None = None,
         input_layout: Any = None,
+        updater: Updater | None = None,
     ) -> None:
         self.gradients, self.synthesizer_every, self.clip_grad_norm = gradients, synthesizer_every, clip_grad_norm
         self.checks_gradients = checks_gradients or clip_grad_norm is not None
@@ -86,6 +89,7 @@ class Stage:
         self.weight_version = 0  # updates made so far
         self.input_layout = input_layout
         self.output: Structure = None  # of the newest batch, detached
+        self.updater = updater or Updater(module, optimizer)
         self._parameters = list(module.parameters())
         self._buffers = list(module.buffers()) if checks_gradients else []
         # Autograd refuses layers that change their input in place where that is a leaf, so they get a copy. The first batch
@@ -94,6 +98,7 @@ class Stage:
 
     def forward(self, batch: Batch) -> Structure:
         """The stage's output h for a batch, `[batch, *features]`, detached."""
+        self.updater.before_forward(batch.index)
         sends = self.sends_gradient(batch.index)
         x = [part.detach().requires_grad_() if sends and carries(part) else part for part in parts_of(batch.x)]
         buffers = [buffer.clone() for buffer in self._buffers]
@@ -129,7 +134,7 @@ class Stage:
         grad_output = self.method.now(one_or_all([part.detach() for part in pending.h]), pending.target)
         if grad_output is None:
             return None
-        grad_input = self._backward(pending, grad_output)
+        grad_input = self._backward(index, pending, grad_output)
         if not self.gets_gradient(index):
             del self.pending[index]
         return grad_input
@@ -138,7 +143,8 @@ class Stage:
         """Take the gradient that came back for a batch, shaped like its h; returns ∂/∂x where the update had waited."""
         pending = self.pending.pop(index)
         if pending.x is not None:
-            return self._backward(pending, grad_output)
+            return self._backward(index, pending, grad_output)
+        self.updater.before_learning(index)
         self.method.learn(one_or_all(pending.h), pending.target, grad_output)
         return None
 
@@ -161,7 +167,7 @@ class Stage:
         """No gradient will come back for this batch: its activation was not sent."""
         self.pending.pop(index, None)
 
-    def _backward(self, pending: Pending, grad_output: Gradient) -> Gradient | None:
+    def _backward(self, index: int, pending: Pending, grad_output: Gradient) -> Gradient | None:
         assert pending.x is not None
         x, h = pending.x, pending.h
         pending.x, pending.h = None, [part.detach() for part in h]
@@ -175,9 +181,7 @@ class Stage:
             check_grad_input(self.module, gradient)
             if scale < 1.0 and self.method.predicts:
                 gradient *= scale
-        if self.optimizer is not None:
-            self.optimizer.step()
-        self.weight_version += 1
+        self.weight_version += self.updater.step(index)
         if not any(part.requires_grad for part in x):
             return None
         return one_or_all([torch.zeros_like(part) if part.grad is None else part.grad for part in x])
@@ -213,10 +217,17 @@ class Stage:
         self.load_trained_state(state)
         self.pending = {p["index"]: Pending(None, list(all_of(p["h"])), p["target"]) for p in state["pending"]}
 
+    def layers(self) -> dict[str, Any]:
+        """What the network is made of: the layers' state, and their average, if there is one."""
+        average = self.updater.average
+        state = {"model": self.module.state_dict()}
+        return state if average is None else {**state, "average": average.state_dict()}
+
     def trained_state(self) -> dict[str, Any]:
         """What training changes: all but the batches whose gradients are under way."""
         return {
-            "model": self.module.state_dict(),
+            **self.layers(),
+            "updates": self.updater.state_dict(),
             "optimizer": None if self.optimizer is None else optimizer_state(self.optimizer, self.module),
             "method": self.method.state_dict(),
             "weight_version": self.weight_version,
@@ -230,6 +241,9 @@ class Stage:
         if state["method"] is not None:
             self.method.load_state_dict(state["method"])
         self.weight_version = state["weight_version"]
+        self.updater.load_state_dict(state.get("updates", {}))
+        if self.updater.average is not None:
+            self.updater.average.load_state_dict(state.get("average", {}))
 
 
 def present_weights(module: nn.Module) -> saved_tensors_hooks:
@@ -275,6 +289,7 @@ class StageSpec:
     matmul_precision: str | None = None
     clip_grad_norm: float | None = None
     checks_gradients: bool = False
+    habits: Habits = Habits()
     state: dict[str, Any] | None = None  # of a checkpoint, to go on from
     conditions: Sequence[Condition | None] = (None,)  # what the method sees of the target, for each carrying part
     dims: Sequence[int] = (0,)  # which dimension of each carrying part of the output counts the samples
@@ -288,13 +303,13 @@ class StageSpec:
     def build(self, device: torch.device) -> Stage:
         """The stage, on `device`. Its blocks are in training mode or not as they were given: a frozen one stays so."""
         module = self.module.to(device)
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        optimizer = self.optimizer(parameters) if parameters else None
+        optimizer = self.habits.make_optimizer(self.optimizer, module)
+        method = self.make_method(device, optimizer)
         is_first, is_last = self.index == 0, self.index == self.num_stages - 1
         stage = Stage(
             module,
             optimizer,
-            self.make_method(device, optimizer),
+            method,
             is_first=is_first,
             is_last=is_last,
             gradients=self.method.gradients,
@@ -303,6 +318,7 @@ class StageSpec:
             checks_gradients=self.checks_gradients,
             precision=self.matmul_precision,
             input_layout=self.input_layout,
+            updater=self.habits.make_updater(self.optimizer, module, optimizer, method),
         )
         if self.state is not None:
             stage.load_state_dict(to_device(self.state, device))

@@ -29,7 +29,7 @@ class Updater:
         optimizer: Optimizer | None,
         *,
         rates: Rates | None = None,
-        model_rates: FollowingRates | None = None,
+        model_rates: Sequence[FollowingRates] = (),
         accumulate: int = 1,
         steps: int | None = None,
         average: Average | None = None,
@@ -48,8 +48,8 @@ class Updater:
 
     def before_learning(self, index: int) -> None:
         """The method's own model is about to learn from the gradient of a batch."""
-        if self._model_rates is not None:
-            self._model_rates.at(index)
+        for rates in self._model_rates:
+            rates.at(index)
 
     def step(self, index: int) -> bool:
         """The gradients of a batch are there: make a step, or keep them; returns whether one was made."""

@@ -43,9 +43,10 @@ def _try_step(stage: StageSpec, x: Structure, target: Tensor) -> Structure:
     except Exception as error:
         raise ConfigError("model", blocks, f"it can't be trained on {ROWS} samples ({reason(error)})") from error
     optimizer = None
-    if parameters := [parameter for parameter in module.parameters() if parameter.requires_grad]:
+    if any(parameter.requires_grad for parameter in module.parameters()):
         try:
-            optimizer = stage.optimizer(parameters)
+            optimizer = stage.habits.make_optimizer(stage.optimizer, module)
+            assert optimizer is not None
             optimizer.step()
         except Exception as error:
             found = f"it can't make a step with the parameters of {blocks} ({reason(error)})"

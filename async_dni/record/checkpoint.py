@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..foundation.atomic_file import write_atomically
 from ..foundation.error import ConfigError
 from ..learning.blocks import named_blocks
+from ..learning.updater import recut
 
 FORMAT, VERSION = "async_dni checkpoint", 1
 _NAME = re.compile(r"step-(\d+)\.pt")
@@ -63,8 +64,11 @@ class Checkpoint:
             names = tuple(f"{block}." for block in self.blocks[first:last])
             old = self.stages[old_bounds.index(last) - 1] if last in old_bounds else None
             same = old is not None and old_bounds[old_bounds.index(last) - 1] == first
+            averages = {name: value for stage in self.stages for name, value in stage.get("average", {}).items()}
             states.append(
                 {
+                    "average": {name: value for name, value in averages.items() if name.startswith(names)},
+                    "updates": recut([stage.get("updates", {}) for stage in self.stages], names),
                     "model": {name: value for name, value in self.model.items() if name.startswith(names)},
                     "optimizer": {name: state for name, state in optimizer.items() if name.startswith(names)},
                     "method": old and old["method"],

@@ -61,7 +61,7 @@ class Run:
         self.problems = Problems(progress.on_warning)
         self._unwritten: list[dict[str, Any]] = []  # lines of metrics.jsonl
         self._threads, self._wall_seconds, self._began = threads, wall_seconds, time.monotonic()
-        self._final: tuple[int, dict[str, Tensor]] | None = None
+        self._final: tuple[int, dict[str, Tensor], dict[str, Tensor] | None] | None = None  # step, network, its average
         self._executor = ThreadPoolExecutor(1, "cuts")
         self._futures: list[Future[None]] = []
 
@@ -108,11 +108,13 @@ class Run:
             with self.problems.of_writing(self.run_dir.checkpoints):
                 path = save_checkpoint(self.run_dir.checkpoints, checkpoint, self.keep_checkpoints)
                 self.callbacks.on_checkpoint(path)
+        averages = {name: value for state in states for name, value in state.get("average", {}).items()}
+        averaged = {**model, **averages} if any("average" in state for state in states) else None
         if is_final:
-            self._final = step, model
+            self._final = step, model, averaged
         if self.evaluator is not None and (is_final or (self.eval_every and step % self.eval_every == 0)):
             with self.problems.of_evaluation(step):
-                self._keep(self.evaluator.evaluate(step, wall_seconds, model))
+                self._keep(self.evaluator.evaluate(step, wall_seconds, averaged or model))
 
     def _keep(self, evaluation: Evaluation) -> None:
         self.history.append(evaluation)
@@ -145,8 +147,12 @@ class Run:
         for future in self._futures:
             future.result()
         assert self._final is not None
-        step, state = self._final
+        step, state, averaged = self._final
         self.model.load_state_dict(state)
+        averaged_model = None
+        if averaged is not None:
+            averaged_model = copy_of(self.model)
+            averaged_model.load_state_dict(averaged)
         is_evaluated = bool(self.history) and self.history[-1].step == step
         error, metrics = (self.history[-1].test_error, self.history[-1].metrics) if is_evaluated else (None, {})
         summary = {**summary, **_times(summary["workers"]), "steps": step, "test_error": error, "metrics": metrics}
@@ -159,6 +165,9 @@ class Run:
         if self.run_dir is not None:
             with self.problems.of_writing(self.run_dir.model):
                 self.run_dir.write_model(state)
+            if averaged is not None:
+                with self.problems.of_writing(self.run_dir.averaged_model):
+                    self.run_dir.write_model(averaged, self.run_dir.averaged_model)
             with self.problems.of_writing(self.run_dir.summary):
                 write_json(self.run_dir.summary, {**summary, "problems": self.problems.left})
         path = None if self.run_dir is None else self.run_dir.path
@@ -171,6 +180,7 @@ class Run:
             interrupted_by,
             self.problems.left,
             self.early_stopping.best,
+            averaged_model,
         )
         self.callbacks.on_end(result)
         return result

@@ -4,6 +4,7 @@ config.json            every setting as used, versions, git commit, host
 metrics.jsonl          one object an evaluation
 summary.json           what the run came to
 model.pt               the trained network's state dict
+model-ema.pt           the same with the average of its weights, where they were averaged
 checkpoints/*.pt       consistent snapshots (async_dni.record.checkpoint)
 workers/<k>.log        what a person reads; also what the worker's layers print
 workers/<k>.jsonl      what a program reads: a record at least every second
@@ -58,6 +59,7 @@ class RunDir:
     metrics = property(lambda self: self.path / "metrics.jsonl")
     summary = property(lambda self: self.path / "summary.json")
     model = property(lambda self: self.path / "model.pt")
+    averaged_model = property(lambda self: self.path / "model-ema.pt")
     checkpoints = property(lambda self: self.path / "checkpoints")
 
     def log(self, worker: int) -> Path:
@@ -129,7 +131,7 @@ class RunDir:
 
     def remove_unfinished(self) -> None:
         """Remove what was being written when the process that wrote it ended."""
-        for path in (self.config, self.summary, self.model, self.checkpoints / "step-*.pt"):
+        for path in (self.config, self.summary, self.model, self.averaged_model, self.checkpoints / "step-*.pt"):
             remove_unfinished(path)
 
     def append_metrics(self, evaluation: dict[str, Any]) -> None:
@@ -145,9 +147,9 @@ class RunDir:
         except (OSError, ValueError, TypeError):
             return []
 
-    def write_model(self, state: dict[str, torch.Tensor]) -> None:
-        """Write model.pt, a state dict that the network loads with `weights_only=True`."""
-        write_atomically(self.model, lambda file: torch.save(state, file))
+    def write_model(self, state: dict[str, torch.Tensor], path: Path | None = None) -> None:
+        """Write model.pt, or another `path`: a state dict that the network loads with `weights_only=True`."""
+        write_atomically(path or self.model, lambda file: torch.save(state, file))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

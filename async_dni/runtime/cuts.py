@@ -37,11 +37,8 @@ class Cuts:
         """Copy the stage's state after `step` batches; `arrived`: the gradients that it has, and has not learnt from."""
         self.telemetry.enter("snapshot")
         self.guard.check_weights()
-        state: dict[str, Any]
-        if is_full:
-            state = {**self.stage.state_dict(), "rng": RandomState.capture().as_dict(), "gradients": {}}
-        else:
-            state = {"model": self.stage.module.state_dict()}
+        full = {"rng": RandomState.capture().as_dict(), "gradients": {}}
+        state: dict[str, Any] = {**self.stage.state_dict(), **full} if is_full else self.stage.layers()
         cut = OpenCut(step, is_full, is_final, state)
         for index, gradient in arrived.items():
             cut.add(index, gradient)

@@ -121,7 +121,7 @@ class Serial:
 
     def layers(self) -> list[dict[str, Any]]:
         """Every stage's layers, as of a cut that is not full."""
-        return [{"model": stage.module.state_dict()} for stage in self.stages]
+        return [stage.layers() for stage in self.stages]
 
     def totals(self) -> list[dict[str, Any]]:
         """Every stage's totals, as a worker's."""

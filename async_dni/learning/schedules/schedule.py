@@ -21,7 +21,7 @@ class ScheduleSpec:
 
     name: str
     help: str  # a few words
-    make: Callable[[Optimizer, int, int], LRScheduler]  # of an optimizer, all steps and those of the warmup
+    make: Callable[..., LRScheduler]  # of an optimizer, and as keywords `steps`, all there are, and `warmup`, of those
 
 
 def of_progress(factor: Callable[[float], float], optimizer: Optimizer, steps: int, warmup: int) -> LambdaLR:

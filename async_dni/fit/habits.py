@@ -1,0 +1,120 @@
+"""How the stages are trained, beside their method: of what the settings and a user's own functions say; tried out."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from ..config import TrainerConfig
+from ..foundation.error import ConfigError, reason
+from ..learning.habits import Habits
+from ..learning.schedules import SCHEDULES, SchedulerFactory
+from ..learning.stage import StageSpec
+from .job import Job
+
+
+def make_habits(job: Job, steps: int) -> list[Habits]:
+    """Of each stage, in a run of so many steps in all. Raises `ConfigError`."""
+    config = job.config
+    common = Habits(
+        scheduler=_scheduler(job, steps),
+        schedules_model=config.synthesizer_lr_schedule == "same",
+        param_groups=job.param_groups,
+        accumulate=config.accumulate,
+        steps=steps,
+        ema=config.ema,
+    )
+    return [dataclasses.replace(common, lr=lr) for lr in config.stage_lr or [None] * config.workers]
+
+
+def _scheduler(job: Job, steps: int) -> SchedulerFactory | None:
+    name, warmup = job.config.lr_schedule, job.config.warmup
+    is_constant = name == TrainerConfig.lr_schedule and not warmup
+    if job.scheduler is not None:
+        if not is_constant:
+            setting, given = ("warmup", warmup) if warmup else ("lr_schedule", name)
+            raise ConfigError(setting, given, "a scheduler is given, too; allowed: one of the two")
+        return job.scheduler
+    if is_constant:
+        return None
+    if warmup >= steps:
+        raise ConfigError("warmup", warmup, f"the run has {steps} steps in all; allowed: fewer than that")
+    return partial(SCHEDULES[name].make, steps=steps, warmup=warmup)
+
+
+def check_habits(stages: Sequence[StageSpec]) -> None:
+    """Raise `ConfigError`, naming the stage's blocks, where its optimizer or its schedule can't be made."""
+    for stage in stages:
+        where = f"of the stage with blocks {', '.join(stage.layers)}"
+        optimizer = _make_optimizer(stage, where)
+        if optimizer is None:
+            continue
+        if stage.habits.param_groups is not None:
+            _check_groups(stage.module, optimizer, stage.habits.param_groups, where)
+        if stage.habits.scheduler is not None:
+            _check_scheduler(stage.habits.scheduler, optimizer, stage.habits.steps or 0)
+
+
+def _make_optimizer(stage: StageSpec, where: str) -> Optimizer | None:
+    habits = stage.habits
+    if habits.lr is None and habits.param_groups is None and habits.scheduler is None:
+        return None
+    try:
+        return habits.make_optimizer(stage.optimizer, stage.module)
+    except Exception as error:
+        if habits.param_groups is not None:
+            name, setting = _name(habits.param_groups), "param_groups"
+        elif habits.lr is not None:
+            name, setting = str(habits.lr), "stage_lr"
+        else:
+            name, setting = _name(stage.optimizer), "optimizer"
+        raise ConfigError(setting, name, f"no optimizer {where} can be made with it ({reason(error)})") from error
+
+
+def _check_groups(module: nn.Module, optimizer: Optimizer, given: Any, where: str) -> None:
+    """Optimizers refuse a parameter that is in two groups; one that is in none would not be trained."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    grouped = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    if not grouped <= set(names):
+        raise ConfigError("param_groups", _name(given), f"it gives what is no parameter {where}; allowed: its own")
+    left = [name for parameter, name in names.items() if parameter.requires_grad and parameter not in grouped]
+    if left:
+        found = f"{', '.join(left)} {where} {'is' if len(left) == 1 else 'are'} in no group"
+        raise ConfigError("param_groups", _name(given), f"{found}; allowed: each that is trained in one")
+
+
+def _check_scheduler(factory: SchedulerFactory, optimizer: Optimizer, steps: int) -> None:
+    """Raise `ConfigError` unless it makes a scheduler that is stepped batch by batch, to the end."""
+    allowed = "allowed: a function of an optimizer, such as partial(StepLR, step_size=1000)"
+    name = _name(factory)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            made: Any = factory(optimizer)
+            if isinstance(made, LRScheduler) and not isinstance(made, ReduceLROnPlateau):
+                made.step()
+        except Exception as error:
+            raise ConfigError("scheduler", name, f"{allowed} ({reason(error)})") from error
+    if isinstance(made, ReduceLROnPlateau):
+        why = "it waits for an evaluation, and rates are to depend on the batch index alone"
+        raise ConfigError("scheduler", name, f"{why}; allowed: schedulers that are stepped once a batch")
+    if not isinstance(made, LRScheduler):
+        raise ConfigError("scheduler", name, f"it gives {type(made).__name__}; {allowed}")
+    total = getattr(made, "total_steps", None)
+    if isinstance(total, int) and total < steps:
+        raise ConfigError(
+            "scheduler", name, f"it ends after {total} steps, and the run has {steps} in all; allowed: no fewer"
+        )
+
+
+def _name(function: Any) -> str:
+    if isinstance(function, partial):
+        return _name(function.func)
+    return str(getattr(function, "__name__", type(function).__name__))

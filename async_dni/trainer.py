@@ -23,11 +23,11 @@ from .fit.prepare import prepare
 from .fit.record import open_records
 from .foundation.error import ConfigError
 from .learning.condition import OwnCondition
-from .learning.habits import ParamGroups
 from .learning.methods import Loss
 from .learning.metrics import Metric, MetricFunction
 from .learning.schedules import SchedulerFactory
 from .learning.stage import OptimizerFactory, StageSpec
+from .learning.updates.habits import ParamGroups
 from .network.partition import check_partition
 from .network.split import split
 from .record.callback import Callback
@@ -164,5 +164,6 @@ class Trainer:
         """What `fit` would cut the network into: the index of each stage's first block, but for the first stage; what
         each stage is made from; and an example of each one's output, `[batch, *features]`.
         """
-        plan = make_plan(self.job, prepare(self.job, train_set, None, None, 1, None))
+        job = dataclasses.replace(self.job, config=dataclasses.replace(self.config, warmup=0))  # of more than one step
+        plan = make_plan(job, prepare(job, train_set, None, None, 1, None))
         return plan.split, plan.stages, [output.structure for output in plan.outputs]

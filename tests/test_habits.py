@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from async_dni import ConfigError, Trainer, fcn
 from async_dni.data.stream import BatchStream
-from async_dni.learning.updater import Updater
+from async_dni.learning.updates.updater import Updater
 from async_dni.record.checkpoint import load_checkpoint
 
 STEPS, SIZE = 10, 300
@@ -115,7 +115,7 @@ def test_a_rate_a_stage(small_mnist: tuple, tmp_path: Path) -> None:
 
 
 def test_groups_keep_their_share_of_a_stage_s_rate() -> None:
-    from async_dni.learning.habits import Habits
+    from async_dni.learning.updates.habits import Habits
 
     layer = nn.Linear(2, 2)
     groups = [{"params": [layer.weight]}, {"params": [layer.bias], "lr": 0.4}]

@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from async_dni import SCHEDULES
-from async_dni.learning.rates import FollowingRates, Rates
+from async_dni.learning.updates.rates import FollowingRates, Rates
 
 STEPS = 20
 

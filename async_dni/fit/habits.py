@@ -14,9 +14,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ..config import TrainerConfig
 from ..foundation.error import ConfigError, reason
-from ..learning.habits import Habits
 from ..learning.schedules import SCHEDULES, SchedulerFactory
 from ..learning.stage import StageSpec
+from ..learning.updates.habits import Habits
 from .job import Job
 
 
@@ -30,6 +30,7 @@ def make_habits(job: Job, steps: int) -> list[Habits]:
         accumulate=config.accumulate,
         steps=steps,
         ema=config.ema,
+        autocast=config.autocast,
     )
     return [dataclasses.replace(common, lr=lr) for lr in config.stage_lr or [None] * config.workers]
 

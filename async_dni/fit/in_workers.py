@@ -27,7 +27,7 @@ def wire(job: Job, prepared: Prepared, plan: Plan) -> Wiring:
     config, stream, target = job.config, prepared.stream, prepared.trial.first.target
     make_socket_folder()
     stages = [pickle_stage(stage) for stage in plan.stages]
-    check_queues(config.queue_capacity, config.batch_size, plan.outputs, target, job.method.gradients)
+    check_queues(config.queue_capacity, config.batch_size, plan.outputs, target, job.method.gradients, config.autocast)
     storages = storages_of(check_picklable(stream.dataset, "train_set"))
     check_room(storages, "train_set")
     return Wiring(

@@ -10,10 +10,10 @@ from torch import nn
 
 from ..config import TrainerConfig
 from ..learning.condition import OwnCondition
-from ..learning.habits import ParamGroups
 from ..learning.methods import METHODS, Loss, MethodSpec
 from ..learning.schedules import SchedulerFactory
 from ..learning.stage import OptimizerFactory
+from ..learning.updates.habits import ParamGroups
 from ..record.callback import Callback
 from ..record.progress import Progress
 

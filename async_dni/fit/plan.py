@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..data.samples import refused
+from ..learning.autocast import widened
 from ..learning.blocks import copy_of
 from ..learning.divergence import DivergenceError
 from ..learning.stage import StageSpec
-from ..learning.structure import Output, Structure, layout_of
+from ..learning.structure import Output, Structure, layout_of, mapped
+from ..learning.updates.habits import Habits
 from ..network.cost import count_costs, measure_costs
 from ..network.partition import balance, check_shared, partition
 from ..network.step import try_steps
-from ..network.trial import check_one_row
+from ..network.trial import Trial, check_one_row
 from ..runtime.machine.device import threads_per_worker
 from .boundaries import Made, boundaries_of, make_boundaries
 from .habits import check_habits, make_habits
@@ -41,7 +43,9 @@ class Plan:
 
 def make_plan(job: Job, prepared: Prepared) -> Plan:
     """Cut the network: where the settings say, else where the checkpoint was cut, else balanced. Raises `ConfigError`."""
-    trial, checkpoint = prepared.trial, prepared.checkpoint
+    outputs, checkpoint = prepared.trial.outputs, prepared.checkpoint
+    trial = prepared.trial if job.config.autocast is None else in_float32(prepared.trial)
+    prepared = dataclasses.replace(prepared, trial=trial)
     model = trained_copy(prepared.model)
     made = make_boundaries(job, model, trial)
     spec = _any_stage(job, model, prepared)
@@ -59,7 +63,7 @@ def make_plan(job: Job, prepared: Prepared) -> Plan:
             synthesizer=made[lasts[k]].synthesizer,
             state=states[k],
             input_layout=layout_of(inputs[k]),
-            habits=habits[k],
+            habits=habits[k].typed(outputs[lasts[k]]),
         )
         for k, module in enumerate(partition(model, split))
     ]
@@ -69,7 +73,13 @@ def make_plan(job: Job, prepared: Prepared) -> Plan:
             check_one_row(prepared.stream, synthesizer, h[:1], None if labels is None else labels[:1])
     check_habits(stages)
     try_steps(stages, trial.first)
-    return Plan(split, stages, [trial.outputs[last] for last in lasts])
+    return Plan(split, stages, [outputs[last] for last in lasts])
+
+
+def in_float32(trial: Trial) -> Trial:
+    """With outputs of half precision, by autocast, as those see them that predict gradients."""
+    outputs = [dataclasses.replace(output, structure=mapped(widened, output.structure)) for output in trial.outputs]
+    return dataclasses.replace(trial, outputs=outputs)
 
 
 def trained_copy(model: nn.Sequential) -> nn.Sequential:
@@ -98,6 +108,7 @@ def _any_stage(job: Job, model: nn.Sequential, prepared: Prepared) -> StageSpec:
         checks_gradients=config.on_divergence == "skip",
         classes=prepared.trial.classes,
         input_layout=layout_of(prepared.trial.first.x),
+        habits=Habits(autocast=config.autocast),
     )
 
 

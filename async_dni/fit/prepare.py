@@ -16,6 +16,7 @@ from ..config import TrainerConfig
 from ..data.samples import as_dataset, refused
 from ..data.stream import BatchStream
 from ..foundation.error import ConfigError
+from ..learning.autocast import autocast
 from ..learning.structure import mapped
 from ..network.outputs import copied_whole, materialized
 from ..network.trial import Trial, check_one_row, optimizer_name, try_out
@@ -56,7 +57,8 @@ def prepare(
     dataset = None if eval_set is None else as_dataset(eval_set, "eval_set")
     run_dir = find_run_dir(job.config, runs)
     model = whole_model(job, stream)
-    trial = try_out(model, job.loss_fn, job.method, stream, dataset, job.condition)
+    with autocast(job.config.autocast, torch.device("cpu")):
+        trial = try_out(model, job.loss_fn, job.method, stream, dataset, job.condition)
     identity = _identity(job, model, stream, trial)
     checkpoint = _checkpoint(job, model, stream, identity)
     schedule = _schedule(job.config, stream, checkpoint, evaluates=dataset is not None)

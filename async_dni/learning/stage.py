@@ -24,18 +24,20 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import Optimizer
 
+from .autocast import autocast
 from .batch import Batch
 from .blocks import named_blocks
 from .condition import Condition
-from .divergence import DivergenceError, check_grad_input, check_gradients, check_output, check_weights
-from .habits import Habits
+from .divergence import DivergenceError, check_grad_input, check_output, check_weights
 from .methods import Loss, Method, MethodParts, MethodSpec
 from .methods.loss_gradient import LossGradient
 from .methods.several import Several
 from .optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
 from .precision import matmul_precision
 from .structure import Gradient, Structure, all_of, carries, layout_of, one_or_all, parts_of, together
-from .updater import Updater
+from .updates.clipping import check_and_clip
+from .updates.habits import Habits
+from .updates.updater import Updater
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -59,7 +61,8 @@ class Stage:
     `clip_grad_norm`: the largest norm of the layers' gradients, all of the stage's taken as one vector; larger ones are
     scaled down to it, and, where they came of a prediction, so is the ∂/∂x that goes upstream: a prediction that runs
     away stays in its stage, if that has weights to go by. `checks_gradients`: whether an update is refused where they
-    are not finite. `updater`: makes the steps. `precision`: of the layers' products (`precision.py`).
+    are not finite. `updater`: makes the steps. `half`: the precision of autocast, `output_dtypes` what comes out of it.
+    `precision`: of the layers' products (`precision.py`).
     `forward`, `update` and `learn` raise `DivergenceError` for numbers that are not finite. After `forward` has, the
     batch is pending all the same; with `checks_gradients` buffers (a batch norm's statistics) are as before.
     """
@@ -79,7 +82,10 @@ class Stage:
         precision: str | None = None,
         input_layout: Any = None,
         updater: Updater | None = None,
+        half: str | None = None,
+        output_dtypes: Sequence[torch.dtype] | None = None,
     ) -> None:
+        self.half, self.output_dtypes = half, output_dtypes
         self.gradients, self.synthesizer_every, self.clip_grad_norm = gradients, synthesizer_every, clip_grad_norm
         self.checks_gradients = checks_gradients or clip_grad_norm is not None
         self.precision = precision
@@ -103,10 +109,13 @@ class Stage:
         x = [part.detach().requires_grad_() if sends and carries(part) else part for part in parts_of(batch.x)]
         buffers = [buffer.clone() for buffer in self._buffers]
         late = present_weights(self.module) if self.method.late else nullcontext()
-        with late, matmul_precision(self.precision, batch.target.device):
+        device = batch.target.device
+        with late, matmul_precision(self.precision, device), autocast(self.half, device):
             out = self._applied(x, layout_of(batch.x))
         theirs = {part.untyped_storage().data_ptr() for part in x}  # h is kept for longer than x
-        h = [part.clone() if part.untyped_storage().data_ptr() in theirs else part for part in parts_of(out)]
+        h = [
+            part.clone() if part.untyped_storage().data_ptr() in theirs else part for part in self._typed(parts_of(out))
+        ]
         self.output = together([part.detach() for part in h], layout_of(out))
         self.pending[batch.index] = Pending(list(filter(carries, x)), list(filter(carries, h)), batch.target)
         try:
@@ -116,6 +125,12 @@ class Stage:
                 buffer.data.copy_(before)  # past autograd, whose graphs keep it, and have no use for it
             raise
         return self.output
+
+    def _typed(self, parts: list[Tensor]) -> list[Tensor]:
+        """An output's parts in the types that the next stage expects: what autocast gives them depends on the device."""
+        if self.output_dtypes is None:
+            return parts
+        return [part.to(dtype) for part, dtype in zip(parts, self.output_dtypes, strict=True)]
 
     def _applied(self, x: list[Tensor], layout: Any) -> Structure:
         """What the layers make of an input's parts."""
@@ -175,32 +190,24 @@ class Stage:
         roots = [(part, gradient) for part, gradient in zip(h, all_of(grad_output), strict=True) if part.requires_grad]
         if roots:
             with matmul_precision(self.precision, pending.target.device):
-                torch.autograd.backward([part for part, _ in roots], [gradient for _, gradient in roots])
-        scale = self._check_gradients() if self.checks_gradients else 1.0
-        for gradient in (part.grad for part in x if part.grad is not None):
+                scaled = [self.updater.scaled(gradient, part.dtype) for part, gradient in roots]
+                torch.autograd.backward([part for part, _ in roots], scaled)
+        grad_input = self.updater.unscaled(x)
+        scale = 1.0
+        if self.checks_gradients:
+            scale = check_and_clip(self.module, self._parameters, self.clip_grad_norm)
+        for gradient in grad_input:
             check_grad_input(self.module, gradient)
             if scale < 1.0 and self.method.predicts:
                 gradient *= scale
         self.weight_version += self.updater.step(index)
-        if not any(part.requires_grad for part in x):
-            return None
-        return one_or_all([torch.zeros_like(part) if part.grad is None else part.grad for part in x])
+        return one_or_all(grad_input) if grad_input else None
 
     def check_weights(self) -> None:
         """Raise `DivergenceError`, naming the layer, where a weight of the layers or of the method's model is not finite."""
         check_weights(self.module)
         if self.method.model is not None:
             check_weights(self.method.model, "synthesizer")
-
-    def _check_gradients(self) -> float:
-        """Check and clip the layers' gradients; returns what they were scaled by."""
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        check_gradients(self.module, norm)
-        if self.clip_grad_norm is None:
-            return 1.0
-        nn.utils.clip_grads_with_norm_(self._parameters, self.clip_grad_norm, norm)
-        return min(1.0, self.clip_grad_norm / (float(norm) + 1e-6))  # PyTorch's
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the stage needs to go on from here; tensors and plain values only.
@@ -309,7 +316,7 @@ class StageSpec:
         stage = Stage(
             module,
             optimizer,
-            method,
+            self.habits.seen(method),
             is_first=is_first,
             is_last=is_last,
             gradients=self.method.gradients,
@@ -319,6 +326,8 @@ class StageSpec:
             precision=self.matmul_precision,
             input_layout=self.input_layout,
             updater=self.habits.make_updater(self.optimizer, module, optimizer, method),
+            half=self.habits.autocast,
+            output_dtypes=self.habits.output_dtypes,
         )
         if self.state is not None:
             stage.load_state_dict(to_device(self.state, device))
@@ -328,7 +337,7 @@ class StageSpec:
         """How the stage comes by its gradients; `optimizer`: of its layers."""
         if self.index == self.num_stages - 1:
             loss_fn = self.loss_fn.to(device) if isinstance(self.loss_fn, nn.Module) else self.loss_fn
-            return LossGradient(loss_fn)
+            return LossGradient(loss_fn, self.habits.autocast)
         synthesizer = None if self.synthesizer is None else self.synthesizer.to(device).train()
         several = len(self.dims) > 1 and not self.method.waits
         given = (

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ..foundation.atomic_file import write_atomically
 from ..foundation.error import ConfigError
 from ..learning.blocks import named_blocks
-from ..learning.updater import recut
+from ..learning.updates.updater import recut
 
 FORMAT, VERSION = "async_dni checkpoint", 1
 _NAME = re.compile(r"step-(\d+)\.pt")

@@ -12,6 +12,7 @@ from ..learning.divergence import DivergenceError
 from ..learning.random_state import RandomState
 from ..learning.stage import Stage, to_device
 from ..learning.structure import Gradient, Structure
+from ..learning.updates.loss_scale import Float16OverflowError
 from ..record.telemetry import Telemetry
 from .worker_spec import WorkerSpec
 
@@ -43,7 +44,7 @@ class Guard:
         try:
             grad_input = learn()
         except DivergenceError as error:
-            if self.spec.on_divergence == "skip":
+            if self.spec.on_divergence == "skip" or isinstance(error, Float16OverflowError):
                 log.warning("batch %d: %s: passed over", index, error)
             else:
                 self._restore(error)

@@ -28,6 +28,7 @@ from ..learning.divergence import REMEDY, DivergenceError
 from ..learning.random_state import RandomState
 from ..learning.stage import Stage
 from ..learning.structure import Gradient
+from ..learning.updates.loss_scale import Float16OverflowError
 from ..record.telemetry import Telemetry
 
 
@@ -78,8 +79,13 @@ class Serial:
             telemetry.enter("learn")
             waited = stage.holds_input(index)
             newest = next(reversed(stage.pending))
-            with self._at(k, index):
-                grad_input = stage.learn(index, self.arrived[k].pop(index))
+            gradient = self.arrived[k].pop(index)
+            try:
+                with self._at(k, index):
+                    grad_input = stage.learn(index, gradient)
+            except Float16OverflowError:
+                self._pass_over(k, index)
+                continue
             if waited:
                 telemetry.updated()
                 self._send_gradient(k, index, grad_input)
@@ -92,18 +98,33 @@ class Serial:
         x = batch.x
         for k, stage in enumerate(self.stages):
             telemetry = self.telemetry[k]
-            with self._at(k, batch.index):
-                telemetry.enter("forward")
-                h = stage.forward(Batch(batch.index, x, batch.target))
-                telemetry.enter("update")
-                grad_input = stage.update(batch.index)
-            if not stage.holds_input(batch.index):
-                telemetry.updated()
-                self._send_gradient(k, batch.index, grad_input)
+            try:
+                with self._at(k, batch.index):
+                    telemetry.enter("forward")
+                    h = stage.forward(Batch(batch.index, x, batch.target))
+                    telemetry.enter("update")
+                    grad_input = stage.update(batch.index)
+            except Float16OverflowError:
+                self._pass_over(k, batch.index)
+            else:
+                if not stage.holds_input(batch.index):
+                    telemetry.updated()
+                    self._send_gradient(k, batch.index, grad_input)
             loss = stage.method.loss if stage.is_last else None
             telemetry.step(len(batch), None if loss is None else float(loss))
             telemetry.enter("wait_activation")
             x = h
+
+    def _pass_over(self, k: int, index: int) -> None:
+        """Stage k makes no update on a batch, so the stage before it gets no gradient; nor do those before that wait for one."""
+        self.telemetry[k].skipped()
+        if not self.stages[k].gets_gradient(index) or self.stages[k].method.waits:
+            self.stages[k].forget(index)
+        if k > 0 and index in self.stages[k - 1].pending:
+            waited = self.stages[k - 1].holds_input(index)
+            self.stages[k - 1].forget(index)
+            if waited:
+                self._pass_over(k - 1, index)
 
     def _send_gradient(self, k: int, index: int, grad_input: Gradient | None) -> None:
         if grad_input is not None and k > 0:
@@ -133,6 +154,9 @@ class Serial:
         self._rng[k].restore()
         try:
             yield
+        except Float16OverflowError:
+            self._rng[k] = RandomState.capture()
+            raise
         except DivergenceError as error:
             raise DivergenceError(f"stage {k} diverged on batch {index}: {error}; {REMEDY}") from error
         self._rng[k] = RandomState.capture()

@@ -109,7 +109,7 @@ class Wiring:
         down: list[TensorQueue | None] = [None] * (len(bells) + 1)
         up: list[TensorQueue | None] = [None] * (len(bells) + 1)
         for k in range(1, len(bells)):
-            forward, backward = queue_specs(self.outputs[k - 1], self.target, rows)
+            forward, backward = queue_specs(self.outputs[k - 1], self.target, rows, self.config.autocast)
             down[k] = TensorQueue(memory, capacity, forward, producer=bells[k - 1], consumer=bells[k])
             if METHODS[self.config.method].gradients:
                 up[k] = TensorQueue(memory, capacity, backward, producer=bells[k], consumer=bells[k - 1])

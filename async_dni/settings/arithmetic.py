@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..foundation.option import number, one_of, option
+from ..learning.autocast import AUTOCASTS
 from ..learning.precision import MATMUL_PRECISIONS
 
+AUTOCAST_TYPES = tuple(AUTOCASTS)
 DIVERGENCE_ACTIONS = ("stop", "skip", "restore")
 
 
@@ -19,6 +21,13 @@ class Arithmetic:
         "the same of the layers' products; default: as PyTorch is set in the process (highest, if by nobody)",
         one_of(MATMUL_PRECISIONS),
         choices=MATMUL_PRECISIONS,
+    )
+    autocast: str | None = option(
+        None,
+        "let layers and loss compute in half precision where PyTorch's autocast knows that it does no harm; with float16, "
+        "gradients are scaled; default: as they are",
+        one_of(AUTOCAST_TYPES),
+        choices=AUTOCAST_TYPES,
     )
     on_divergence: str = option(
         "stop",

@@ -5,19 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..autocast import autocast
 from ..divergence import check_loss
 from .method import Loss, Method
 
 
 class LossGradient(Method):
-    """∂L/∂h, from the loss itself. Nothing comes back to learn from."""
+    """∂L/∂h, from the loss itself, computed under autocast to `half`. Nothing comes back to learn from."""
 
-    def __init__(self, loss_fn: Loss) -> None:
-        self.loss_fn = loss_fn
+    def __init__(self, loss_fn: Loss, half: str | None = None) -> None:
+        self.loss_fn, self.half = loss_fn, half
 
     def now(self, h: Tensor, target: Tensor) -> Tensor:
-        leaf, self.loss = h.detach().requires_grad_(), None
-        loss = self.loss_fn(leaf, target)
+        # the gradient has no scale yet that would suit float16
+        leaf, self.loss = (h.float() if self.half == "float16" else h).detach().requires_grad_(), None
+        with autocast(self.half, h.device):
+            loss = self.loss_fn(leaf, target)
         if not torch.isfinite(loss.detach()) and counts_nothing(self.loss_fn, target):
             return torch.zeros_like(h)  # a mean over nothing
         check_loss(loss.detach(), "loss")

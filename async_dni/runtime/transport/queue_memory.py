@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import psutil
+import torch
 from torch import Tensor
 
 from ...foundation.error import ConfigError
@@ -12,25 +14,37 @@ from ...learning.structure import Output
 from .tensor_queue import TensorSpec, queue_bytes
 
 
-def queue_specs(h: Output, target: Tensor, rows: int) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """The tensors of a message down, h's parts and the targets, and of one up: the gradients of those that carry one."""
+def queue_specs(
+    h: Output, target: Tensor, rows: int, half: str | None = None
+) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """The tensors of a message down, h's parts and the targets, and of one up: the gradients of those that carry one.
+
+    `half`: the precision of autocast. Of float16, stages send gradients without the scale that would suit it, as float32.
+    """
     down = [TensorSpec.like(part, rows, dim) for part, dim in zip(h.parts, h.batch_dims, strict=True)]
     up = [TensorSpec.like(part, rows, dim) for part, dim in h.carrying]
+    if half == "float16":
+        up = [replace(spec, dtype=torch.float32) if spec.dtype == torch.float16 else spec for spec in up]
     return [*down, TensorSpec.like(target, rows)], up
 
 
 def check_queues(
-    capacity: int, rows: int, activations: Sequence[Output], target: Tensor, gradients: bool = True
+    capacity: int,
+    rows: int,
+    activations: Sequence[Output],
+    target: Tensor,
+    gradients: bool = True,
+    half: str | None = None,
 ) -> None:
     """Raise `ConfigError` where queues between stages with these outputs would take more memory than is free.
 
-    `gradients`: whether there are gradient queues.
+    `gradients`: whether there are gradient queues. `half`: the precision of autocast.
     """
 
     def needed(capacity: int) -> int:
         total = 0
         for h in activations[:-1]:
-            down, up = queue_specs(h, target, rows)
+            down, up = queue_specs(h, target, rows, half)
             total += queue_bytes(capacity, down)
             total += queue_bytes(capacity, up) if gradients else 0
         return total

@@ -2,6 +2,7 @@
 
     rates         of that batch, set before the step (`rates.py`)
     accumulation  the gradients of N batches in a row are summed, and the step is made on their mean
+    loss scale    of what is backpropagated in float16 (`loss_scale.py`)
     average       of the weights, after each step (`averaging.py`)
 
 The batches from N·g on are group g. The step is made with the group's last batch, or the run's. Where that one's update was
@@ -13,10 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .averaging import Average
+from .loss_scale import LossScale
 from .rates import FollowingRates, Rates
 
 
@@ -33,8 +36,9 @@ class Updater:
         accumulate: int = 1,
         steps: int | None = None,
         average: Average | None = None,
+        loss_scale: LossScale | None = None,
     ) -> None:
-        self.optimizer, self.average = optimizer, average
+        self.optimizer, self.average, self.loss_scale = optimizer, average, loss_scale
         self._rates, self._model_rates, self._every, self._steps = rates, model_rates, accumulate, steps
         self._parameters = dict(module.named_parameters())
         self._sums: dict[str, Tensor] = {}  # of the gradients of the group's batches
@@ -50,6 +54,24 @@ class Updater:
         """The method's own model is about to learn from the gradient of a batch."""
         for rates in self._model_rates:
             rates.at(index)
+
+    def scaled(self, gradient: Tensor, dtype: torch.dtype) -> Tensor:
+        """A gradient of the output, as it is to be backpropagated: in the output's type."""
+        return gradient.to(dtype) if self.loss_scale is None else self.loss_scale.scaled(gradient, dtype)
+
+    def unscaled(self, x: Sequence[Tensor]) -> list[Tensor]:
+        """What came of that for the input's parts, if gradients go upstream: zeros where one has no part in the output.
+
+        The parameters' gradients are changed in place. Without its scale, float16 is too small for what goes upstream, so
+        that is float32 then. Raises `Float16OverflowError`.
+        """
+        found = [torch.zeros_like(part) if part.grad is None else part.grad for part in x if part.requires_grad]
+        if self.loss_scale is None:
+            return found
+        found = [gradient.float() for gradient in found]
+        own = [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
+        self.loss_scale.unscale([*own, *found])
+        return found
 
     def step(self, index: int) -> bool:
         """The gradients of a batch are there: make a step, or keep them; returns whether one was made."""
@@ -84,21 +106,26 @@ class Updater:
             self.average.update()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the weights, the optimizer's state and the average; empty between groups."""
+        """What a checkpoint keeps beside the weights, the optimizer's state and the average."""
+        scale = {} if self.loss_scale is None else {"loss_scale": self.loss_scale.state_dict()}
         if not self._batches:
-            return {}
-        return {"sums": dict(self._sums), "batches": self._batches, "newest": self._newest}
+            return scale
+        return {**scale, "sums": dict(self._sums), "batches": self._batches, "newest": self._newest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         self._sums = {name: value.clone() for name, value in state.get("sums", {}).items()}
         self._batches, self._newest = state.get("batches", 0), state.get("newest", -1)
+        if self.loss_scale is not None and "loss_scale" in state:
+            self.loss_scale.load_state_dict(state["loss_scale"])
 
 
 def recut(states: Sequence[dict[str, Any]], blocks: tuple[str, ...]) -> dict[str, Any]:
     """What an updater of other blocks, `("0.", "1.", …)`, takes up, from what all of a checkpoint's gave."""
-    begun = [state for state in states if state]
+    scales = [state["loss_scale"] for state in states if "loss_scale" in state]
+    scale = {"loss_scale": min(scales, key=lambda scale: scale["scale"])} if scales else {}
+    begun = [state for state in states if any(name.startswith(blocks) for name in state.get("sums", {}))]
     if not begun:
-        return {}
+        return scale
     sums = {name: value for state in begun for name, value in state["sums"].items() if name.startswith(blocks)}
-    return {"sums": sums, **{key: max(state[key] for state in begun) for key in ("batches", "newest")}}
+    return {**scale, "sums": sums, **{key: max(state[key] for state in begun) for key in ("batches", "newest")}}

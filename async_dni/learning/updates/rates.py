@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn, zeros
 from torch.optim import SGD, Optimizer
 
-from .schedules import SchedulerFactory
+from ..schedules import SchedulerFactory
 
 
 class Rates:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ..methods.in_float32 import InFloat32
+from ..methods.method import Method
+from ..schedules import SchedulerFactory
+from ..structure import Output
 from .averaging import Average
-from .methods.method import Method
+from .loss_scale import LossScale
 from .rates import FollowingRates, Rates
-from .schedules import SchedulerFactory
 from .updater import Updater
 
 ParamGroups = Callable[[nn.Module], Sequence[dict[str, Any]]]
@@ -31,7 +34,10 @@ class Habits:
     accumulate: int = 1  # batches a step
     steps: int | None = None  # of the whole stream
     ema: float | None = None  # decay of the average of the weights
-    autocast: str | None = None
+    autocast: str | None = None  # "bfloat16" or "float16"
+    output_dtypes: tuple[torch.dtype, ...] | None = (
+        None  # of the output's parts under autocast, whatever the device's rules
+    )
 
     def make_optimizer(self, optimizer: Callable[[Iterable[Any]], Optimizer], module: nn.Module) -> Optimizer | None:
         """The optimizer of a stage's layers; None where none has a parameter to train."""
@@ -44,6 +50,16 @@ class Habits:
             for group in made.param_groups:  # those with a rate of their own keep their share
                 group["lr"] = self.lr if group["lr"] == own else group["lr"] * (self.lr / own)
         return made
+
+    def typed(self, output: Output) -> Habits:
+        """Those of a stage with this output."""
+        return (
+            self if self.autocast is None else replace(self, output_dtypes=tuple(part.dtype for part in output.parts))
+        )
+
+    def seen(self, method: Method) -> Method:
+        """The method, as it sees what the stage puts out."""
+        return method if self.autocast is None or method.waits else InFloat32(method)
 
     def make_updater(
         self,
@@ -68,4 +84,5 @@ class Habits:
             accumulate=self.accumulate,
             steps=self.steps,
             average=None if self.ema is None else Average(module, self.ema),
+            loss_scale=LossScale() if self.autocast == "float16" else None,
         )

@@ -1,0 +1,22 @@
+"""The norm of a stage's gradients: finite, and no larger than it may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..divergence import check_gradients
+
+
+def check_and_clip(module: nn.Module, parameters: Sequence[nn.Parameter], most: float | None) -> float:
+    """Check the layers' gradients, and scale them down to the norm `most`; returns what they were scaled by.
+
+    Raises `DivergenceError` where the norm, all taken as one vector, is not finite.
+    """
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    check_gradients(module, norm)
+    if most is None:
+        return 1.0
+    nn.utils.clip_grads_with_norm_(parameters, most, norm)
+    return min(1.0, most / (float(norm) + 1e-6))  # PyTorch's

@@ -164,6 +164,14 @@ class Trainer:
         """What `fit` would cut the network into: the index of each stage's first block, but for the first stage; what
         each stage is made from; and an example of each one's output, `[batch, *features]`.
         """
-        job = dataclasses.replace(self.job, config=dataclasses.replace(self.config, warmup=0))  # of more than one step
+        # of a run with more than one step, and evaluations
+        config = dataclasses.replace(
+            self.config,
+            warmup=0,
+            metrics=(),
+            early_stopping=0,
+            early_stopping_metric=TrainerConfig.early_stopping_metric,
+        )
+        job = dataclasses.replace(self.job, config=config, metrics={})
         plan = make_plan(job, prepare(job, train_set, None, None, 1, None))
         return plan.split, plan.stages, [output.structure for output in plan.outputs]

@@ -158,3 +158,39 @@ def test_layers_that_take_no_half_precision_are_refused_by_name() -> None:
         Trainer(model, workers=2, batch_size=10, autocast="bfloat16").fit(data, steps=1)
     with pytest.raises(ConfigError, match="autocast: got half; allowed: bfloat16, float16"):
         Trainer(model, workers=2, autocast="half")
+
+
+class Split(nn.Module):
+    """Puts out two tensors, and a mask."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 16)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.linear(x), x, x > 0
+
+
+class Joined(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width + 16, 5)
+
+    def forward(self, parts: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        h, x, mask = parts
+        return self.linear(torch.cat([h, x * mask], 1))
+
+
+@pytest.mark.parametrize("half", TYPES)
+@pytest.mark.parametrize(("method", "lag"), CASES)
+def test_several_tensors_between_stages(method: str, lag: int | None, half: str, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    data = torch.utils.data.TensorDataset(torch.randn(60, 6), torch.randint(5, (60,)))
+    model = nn.Sequential(nn.Linear(6, 8), Split(8), Joined(8))
+    settings = {"method": method, "lag": lag, "batch_size": 20, "workers": 3, "autocast": half, "lr_schedule": "cosine"}
+    settings |= {"accumulate": 2, "ema": 0.5, "checkpoint_every": 3, "queue_capacity": 3}
+    serial = train(tmp_path, model, data, 6, serial=True, **settings)
+    ours = train(tmp_path, model, data, 6, **settings)
+    for a, b in zip(serial, ours, strict=True):
+        assert_same_bits(everything(a), everything(b))
+    assert not torch.equal(serial[-1].model["2.linear.weight"], model.state_dict()["2.linear.weight"])

@@ -267,3 +267,9 @@ def test_metrics_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     (line,) = read_json_lines(tmp_path / "run" / "metrics.jsonl")
     assert list(line["metrics"]) == ["top5", "perplexity"]
     assert f"top5 {line['metrics']['top5']:.5g}  perplexity " in capsys.readouterr().out
+
+
+def test_cut_heeds_no_evaluations() -> None:
+    settings = {"early_stopping": 3, "metrics": ("top1",), "early_stopping_metric": "top1", "warmup": 5}
+    trainer = Trainer(fcn(3, 8, input_shape=(6,), num_classes=3), workers=2, batch_size=20, lag=1, **settings)
+    assert len(trainer.cut(data())[1]) == 2

@@ -15,8 +15,8 @@ class Callback:
     """Does nothing; what others override.
 
     It is called in the process that called `fit`, in one thread or another, never in two at once. The workers train on
-    meanwhile. An exception in it ends the run as Ctrl-C does: what was trained is evaluated and written, and `fit` raises
-    the exception, with its traceback.
+    meanwhile; that they live is looked at between calls, so these should take no longer than a moment. An exception ends the
+    run as Ctrl-C does: what was trained is evaluated and written, and `fit` raises the exception, with its traceback.
     """
 
     def on_step(self, record: dict[str, Any]) -> None:

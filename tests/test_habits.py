@@ -114,6 +114,22 @@ def test_a_rate_a_stage(small_mnist: tuple, tmp_path: Path) -> None:
     assert_same_bits(dict(model.state_dict()), checkpoints[-1].model)
 
 
+def test_functions_may_be_of_any_place(small_mnist: tuple, tmp_path: Path) -> None:
+    def groups(module: nn.Module) -> list[dict[str, Any]]:
+        return [{"params": [parameter]} for parameter in module.parameters()]
+
+    settings = {
+        "method": "backprop",
+        "batch_size": SIZE,
+        "workers": 2,
+        "optimizer": lambda groups: Adam(groups, lr=1e-3),
+    }
+    settings |= {"scheduler": lambda optimizer: StepLR(optimizer, 3, 0.5), "param_groups": groups}
+    checkpoints = train(tmp_path, seeded_fcn(6), small_mnist[0], STEPS, **settings)
+    *_, model = by_hand(small_mnist[0], OPTIMIZERS["adam"], SCHEDULERS["step"])
+    assert_same_bits(dict(model.state_dict()), checkpoints[-1].model)
+
+
 def test_groups_keep_their_share_of_a_stage_s_rate() -> None:
     from async_dni.learning.updates.habits import Habits
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from async_dni import METRICS, ConfigError, Metric
+from async_dni.record.scores.confusion import Confusion
 
 CLASSES, IGNORED = 7, 2
 
@@ -63,6 +64,16 @@ def test_nothing_counted_is_no_number() -> None:
     output, target = torch.randn(4, CLASSES), torch.full((4,), IGNORED)
     for name in ("top1", "top5", "perplexity", "bits"):
         assert math.isnan(found(name, output, target, 2, IGNORED))
+
+
+def test_labels_of_few_bits_are_labels() -> None:
+    output, target = torch.randn(300, 300), torch.randint(200, (300,))
+    for dtype in (torch.uint8, torch.int32):
+        assert found("top1", output, target.to(dtype), 7) == found("top1", output, target, 7)
+        confusion = Confusion(None)
+        confusion.add(output, target.to(dtype))
+        assert confusion.table is not None
+        assert sum(map(sum, confusion.table)) == 300
 
 
 def test_perplexity_may_be_infinite() -> None:

@@ -48,7 +48,10 @@ def labelled(outputs: Tensor, targets: Tensor, ignored: int | None) -> tuple[Ten
     if not takes_labels(outputs, targets):
         found = f"outputs {list(outputs.shape)}, targets {list(targets.shape)} {targets.dtype}"
         raise ValueError(f"allowed: outputs [batch, classes, ...] and labels [batch, ...], not {found}")
-    rows, labels = outputs.movedim(1, -1).reshape(-1, outputs.shape[1]), targets.reshape(-1)
+    rows, labels = (
+        outputs.movedim(1, -1).reshape(-1, outputs.shape[1]),
+        targets.reshape(-1).long(),
+    )  # bytes would overflow
     if ignored is None:
         return rows, labels
     counted = labels != ignored

@@ -235,6 +235,26 @@ def test_average_is_that_of_pytorch_and_is_evaluated(serial: bool, tmp_path: Pat
     assert_same_bits(dict(written), dict(result.averaged_model.state_dict()))
 
 
+class Chain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).relu())
+
+
+def test_average_of_a_network_that_is_split_is_the_user_s_own_module(tmp_path: Path) -> None:
+    data = torch.randn(60, 8), torch.randint(3, (60,))
+    settings = {"split_points": ("second",), "workers": 2, "batch_size": 20, "serial": True, "ema": 0.9}
+    result = Trainer(Chain(), run_dir=tmp_path / "run", **settings).fit(data, steps=6)
+    ours, average = result.model, result.averaged_model
+    assert type(ours) is type(average) is Chain
+    assert all(not torch.equal(a, b) for a, b in zip(ours.parameters(), average.parameters(), strict=True))
+    written = torch.load(tmp_path / "run" / "model-ema.pt", weights_only=True)
+    assert_same_bits(dict(average.state_dict()), dict(written))
+
+
 def test_no_average_where_none_is_asked_for(small_mnist: tuple, tmp_path: Path) -> None:
     result = Trainer(seeded_fcn(3), serial=True, run_dir=tmp_path / "run").fit(small_mnist[0], steps=1)
     assert result.averaged_model is None

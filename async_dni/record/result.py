@@ -21,4 +21,4 @@ class TrainResult:
     interrupted_by: int | None  # the signal that ended the run early
     problems: list[str]  # what could not be written or evaluated, a sentence each; told when it happened
     best: Evaluation | None = None  # by the loss, or by `early_stopping_metric`; of a resumed run's earlier ones too
-    averaged_model: nn.Sequential | None = None  # with the average of the weights, where `ema` is set
+    averaged_model: Any = None  # with the average of the weights, where `ema` is set

@@ -149,10 +149,11 @@ class Run:
         assert self._final is not None
         step, state, averaged = self._final
         self.model.load_state_dict(state)
-        averaged_model = None
+        averaged_model: nn.Module | None = None
         if averaged is not None:
-            averaged_model = copy_of(self.model)
-            averaged_model.load_state_dict(averaged)
+            copied = copy_of(self.model)
+            copied.load_state_dict(averaged)
+            averaged_model = joined(copied).cpu()
         is_evaluated = bool(self.history) and self.history[-1].step == step
         error, metrics = (self.history[-1].test_error, self.history[-1].metrics) if is_evaluated else (None, {})
         summary = {**summary, **_times(summary["workers"]), "steps": step, "test_error": error, "metrics": metrics}
@@ -165,9 +166,9 @@ class Run:
         if self.run_dir is not None:
             with self.problems.of_writing(self.run_dir.model):
                 self.run_dir.write_model(state)
-            if averaged is not None:
+            if averaged_model is not None:
                 with self.problems.of_writing(self.run_dir.averaged_model):
-                    self.run_dir.write_model(averaged, self.run_dir.averaged_model)
+                    self.run_dir.write_model(averaged_model.state_dict(), self.run_dir.averaged_model)
             with self.problems.of_writing(self.run_dir.summary):
                 write_json(self.run_dir.summary, {**summary, "problems": self.problems.left})
         path = None if self.run_dir is None else self.run_dir.path

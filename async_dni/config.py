@@ -10,6 +10,7 @@ from .foundation.option import Checked
 from .learning.methods import METHODS, MethodSpec
 from .learning.synthesizers import SYNTHESIZERS
 from .settings.arithmetic import Arithmetic
+from .settings.data import Data
 from .settings.files import Files
 from .settings.processes import Processes
 from .settings.stages import Stages
@@ -17,7 +18,7 @@ from .settings.synthesis import Synthesis
 
 
 @dataclass(frozen=True)
-class TrainerConfig(Files, Processes, Arithmetic, Synthesis, Stages, Checked):
+class TrainerConfig(Data, Files, Processes, Arithmetic, Synthesis, Stages, Checked):
     """How a network is trained: what `Trainer` takes beside the model, the loss and the optimizer."""
 
     def __post_init__(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from functools import partial
 from multiprocessing import current_process
 from pathlib import Path
@@ -12,16 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from .config import TrainerConfig
-from .data.samples import as_dataset
 from .fit.in_process import train_in_process
 from .fit.in_workers import train_in_workers, wire
 from .fit.job import Job, OwnSynthesizer
 from .fit.plan import make_plan
-from .fit.prepare import make_stream, prepare
+from .fit.prepare import prepare
 from .fit.record import open_records
+from .fit.stream import make_stream, sized
 from .foundation.error import ConfigError
 from .learning.methods import Loss
 from .learning.stage import OptimizerFactory, StageSpec
@@ -80,18 +78,20 @@ class Trainer:
 
     def fit(
         self,
-        train_set: Dataset | Sequence[Tensor],
+        train_set: Any,
         *,
         epochs: int | None = None,
         steps: int | None = None,
-        eval_set: Dataset | Sequence[Tensor] | None = None,
+        eval_set: Any = None,
         settings: dict[str, Any] | None = None,
         runs: Path | None = None,
         interruption: Interruption | None = None,
     ) -> TrainResult:
         """Train for a number of epochs (or of steps: batches) and return the trained network.
 
-        `train_set` and `eval_set`: a data set of `(sample, target)` pairs, or a pair of tensors `[samples, ...]`.
+        `train_set` and `eval_set`: a pair (samples, targets) of tensors or arrays `[samples, ...]`, `numpy.memmap` too; a
+        dictionary of them; a data set, of `(sample, target)` pairs or of dictionaries; a `DataLoader`, whose batch size then
+        is the run's; and for training an `IterableDataset`.
         The `eval_set` is evaluated every `eval_every` epochs and at the end, here, while the workers train on.
         `settings` are added to config.json. Where no `run_dir` is set, the run makes one of its own in the directory `runs`,
         named by the date and time; without that, it writes no files. Raises `ConfigError` before anything is started, and
@@ -102,7 +102,7 @@ class Trainer:
         """
         if getattr(current_process(), "_inheriting", False):
             sys.exit(1)  # a worker imports a script that trains when it is imported; the supervisor says so
-        job = self.job
+        job = sized(self.job, train_set)
         prepared = prepare(job, train_set, eval_set, epochs, steps, runs)
         plan = make_plan(job, prepared.stream, prepared.trial, prepared.checkpoint)
         wiring = None if self.config.serial else wire(job, prepared, plan)
@@ -116,10 +116,11 @@ class Trainer:
                     trained = train_in_workers(job, wiring, run, interruption)
             return run.result(trained.summary(job, prepared, plan), lambda: interruption.number)
 
-    def cut(self, train_set: Dataset | Sequence[Tensor]) -> tuple[list[int], list[StageSpec], list[Tensor]]:
+    def cut(self, train_set: Any) -> tuple[list[int], list[StageSpec], list[Tensor]]:
         """What `fit` would cut the network into: the index of each stage's first block, but for the first stage; what
         each stage is made from; and an example of each one's output, `[batch, *features]`.
         """
-        job, stream = self.job, make_stream(self.config, as_dataset(train_set), None, 1)
+        job = sized(self.job, train_set)
+        stream = make_stream(job, train_set, None, 1)
         plan = make_plan(job, stream, try_out(self.model, self.loss_fn, job.method, stream, None), None)
         return plan.split, plan.stages, plan.outputs

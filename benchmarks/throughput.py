@@ -43,9 +43,9 @@ from harness import Contender, compare, fit, parse_arguments, positive, report
 from ranks import run_ranks
 
 from async_dni import ImageDataset, Trainer, fcn, load_dataset
-from async_dni.learning.precision import MATMUL_PRECISIONS
 from async_dni.data.stream import BatchStream
 from async_dni.foundation.cores import usable_cores
+from async_dni.learning.precision import MATMUL_PRECISIONS
 from async_dni.learning.stage import StageSpec
 
 THROUGHPUT = Metric("throughput", "samples/s")

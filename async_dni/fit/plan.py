@@ -12,8 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ..data.batches import Batches
 from ..data.samples import refused
-from ..data.stream import BatchStream
 from ..foundation.error import ConfigError, reason
 from ..learning.blocks import named_blocks
 from ..learning.divergence import DivergenceError
@@ -44,7 +44,7 @@ class Plan:
         return [stage.layers for stage in self.stages]
 
 
-def make_plan(job: Job, stream: BatchStream, trial: Trial, checkpoint: Checkpoint | None) -> Plan:
+def make_plan(job: Job, stream: Batches, trial: Trial, checkpoint: Checkpoint | None) -> Plan:
     """Cut the network: where the settings say, else where the checkpoint was cut, else balanced. Raises `ConfigError`."""
     model = copy.deepcopy(job.model).cpu()
     makes = enumerate(trial.outputs[:-1]) if job.method.synthesizer else ()
@@ -95,7 +95,7 @@ def _split(
     job: Job,
     spec: StageSpec,
     synthesizers: Sequence[nn.Module | None],
-    stream: BatchStream,
+    stream: Batches,
     trial: Trial,
     checkpoint: Checkpoint | None,
 ) -> list[int]:
@@ -111,7 +111,9 @@ def _split(
         with refused("train_set"), suppress(DivergenceError):  # a worker will tell where it diverged
             precisions = [_precision(job, synthesizers, trial, block) for block in range(len(blocks))]
             threads = threads_per_worker(config)
-            costs = measure_costs(spec, blocks, synthesizers, lambda: stream[0], threads, precisions)
+            # what is loaded in processes of its own costs stage 0 nothing
+            load = (lambda: trial.first) if config.loader_workers else lambda: stream[0]
+            costs = measure_costs(spec, blocks, synthesizers, load, threads, precisions)
             return balance(*costs, config.workers)
     every = config.synthesizer_every
     costs = count_costs(blocks, synthesizers, trial.outputs, trial.first.x, trial.classes, every)

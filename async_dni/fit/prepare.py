@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from torch.utils.data import Dataset
-
 from ..config import TrainerConfig
-from ..data.samples import as_dataset
-from ..data.stream import BatchStream
+from ..data.batches import Batches
+from ..data.source import Source
 from ..foundation.error import ConfigError
 from ..network.trial import Trial, check_last_batch, optimizer_name, try_out
 from ..record.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from ..record.run_dir import RunDir
 from ..record.schedule import Schedule
 from .job import Job
+from .stream import make_eval_set, make_stream
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What is trained on, and from where; and what one batch came to."""
 
-    stream: BatchStream
-    eval_set: Dataset | None
+    stream: Batches
+    eval_set: Source | None
     trial: Trial
     run_dir: RunDir | None
     identity: dict[str, Any]  # what this run and one that goes on from it must share
@@ -37,37 +34,22 @@ class Prepared:
 
 def prepare(
     job: Job,
-    train_set: Dataset | Sequence[Tensor],
-    eval_set: Dataset | Sequence[Tensor] | None,
+    train_set: object,
+    eval_set: object | None,
     epochs: int | None,
     steps: int | None,
     runs: Path | None,
 ) -> Prepared:
     """Look at everything that is given. Raises `ConfigError`."""
-    stream = make_stream(job.config, as_dataset(train_set), epochs, steps)
+    stream = make_stream(job, train_set, epochs, steps)
     check_last_batch(stream, [job.model])
-    dataset = None if eval_set is None else as_dataset(eval_set, "eval_set")
+    dataset = make_eval_set(job, eval_set)
     run_dir = find_run_dir(job.config, runs)
     trial = try_out(job.model, job.loss_fn, job.method, stream, dataset)
     identity = _identity(job, stream, trial)
     checkpoint = _checkpoint(job, stream, identity)
     schedule = _schedule(job.config, stream, checkpoint, evaluates=dataset is not None)
     return Prepared(stream, dataset, trial, run_dir, identity, checkpoint, schedule)
-
-
-def make_stream(config: TrainerConfig, dataset: Dataset, epochs: int | None, steps: int | None) -> BatchStream:
-    """The batches of so many epochs, or steps. Raises `ConfigError`."""
-    samples: int = len(dataset)  # type: ignore[arg-type]
-    size = config.batch_size
-    if size > samples:
-        raise ConfigError("batch_size", size, f"the data set has {samples} samples; allowed: 1 to {samples}")
-    if (epochs is None) == (steps is None):
-        raise ConfigError("epochs", epochs, "give either epochs or steps")
-    for name, value in (("epochs", epochs), ("steps", steps)):
-        if value is not None and value < 1:
-            raise ConfigError(name, value, "allowed: a whole number of at least 1")
-    length = steps if steps is not None else (epochs or 0) * -(-samples // size)
-    return BatchStream(dataset, size, length, config.seed)
 
 
 def find_run_dir(config: TrainerConfig, runs: Path | None) -> RunDir | None:
@@ -84,7 +66,7 @@ def find_run_dir(config: TrainerConfig, runs: Path | None) -> RunDir | None:
     return run_dir
 
 
-def _identity(job: Job, stream: BatchStream, trial: Trial) -> dict[str, Any]:
+def _identity(job: Job, stream: Batches, trial: Trial) -> dict[str, Any]:
     config = job.config
     return {
         "method": config.method,
@@ -99,7 +81,7 @@ def _identity(job: Job, stream: BatchStream, trial: Trial) -> dict[str, Any]:
     }
 
 
-def _schedule(config: TrainerConfig, stream: BatchStream, checkpoint: Checkpoint | None, evaluates: bool) -> Schedule:
+def _schedule(config: TrainerConfig, stream: Batches, checkpoint: Checkpoint | None, evaluates: bool) -> Schedule:
     every, epoch = config.checkpoint_every, stream.steps_per_epoch
     return Schedule(
         start=0 if checkpoint is None else checkpoint.step,
@@ -109,7 +91,7 @@ def _schedule(config: TrainerConfig, stream: BatchStream, checkpoint: Checkpoint
     )
 
 
-def _checkpoint(job: Job, stream: BatchStream, identity: dict[str, Any]) -> Checkpoint | None:
+def _checkpoint(job: Job, stream: Batches, identity: dict[str, Any]) -> Checkpoint | None:
     resume = job.config.resume
     if resume is None:
         return None

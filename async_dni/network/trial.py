@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from ..data.samples import Labels, get_batch, refused
-from ..data.stream import BatchStream, check_in_memory
+from ..data.batch_check import Labels
+from ..data.batches import Batches
+from ..data.samples import get_batch, refused
+from ..data.stream import check_in_memory
 from ..foundation.error import ConfigError, reason
 from ..learning.batch import Batch
 from ..learning.methods import Loss, MethodSpec
@@ -30,7 +32,7 @@ class Trial:
 
 
 def try_out(
-    model: nn.Sequential, loss_fn: Loss, method: MethodSpec, stream: BatchStream, eval_set: Dataset | None
+    model: nn.Sequential, loss_fn: Loss, method: MethodSpec, stream: Batches, eval_set: Dataset | None
 ) -> Trial:
     """Run the first batch through a copy of the network and the loss, and a sample of the eval_set.
 
@@ -122,12 +124,17 @@ def check_synthesizer(synthesizer: nn.Module, block: str, h: Tensor, labels: Ten
         )
 
 
-def check_last_batch(stream: BatchStream, modules: Sequence[nn.Module]) -> None:
+def check_last_batch(stream: Batches, modules: Sequence[nn.Module]) -> None:
     """Raise `ConfigError` where a batch norm would get a batch of one sample, an epoch's last."""
     layers = [layer for module in modules for layer in module.modules()]
     # of feature maps, one sample has many values a channel
     has_batch_norm = any(isinstance(layer, nn.BatchNorm1d) for layer in layers)
-    if has_batch_norm and stream.samples % stream.batch_size == 1 and stream.steps >= stream.steps_per_epoch:
+    if (
+        stream.samples
+        and has_batch_norm
+        and stream.samples % stream.batch_size == 1
+        and stream.steps >= stream.steps_per_epoch
+    ):
         size = stream.batch_size
         allowed = f"batch norm needs two samples, and the last of {stream.samples} would be a batch of its own"
         raise ConfigError("batch_size", size, f"{allowed}; allowed: a size that leaves none or more than one")

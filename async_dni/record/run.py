@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..data.stream import BatchStream
+from ..data.batches import Batches
 from ..learning.methods import Loss
 from .checkpoint import Checkpoint, save_checkpoint
 from .evaluate import Evaluation, error_percent, evaluate
@@ -49,7 +49,7 @@ class Run:
         model: nn.Sequential,
         loss_fn: Loss,
         eval_set: Dataset | None,
-        stream: BatchStream,
+        stream: Batches,
         run_dir: RunDir | None,
         progress: Progress,
         *,
@@ -124,7 +124,7 @@ class Run:
 
     def _evaluate(self, dataset: Dataset, step: int, state: dict[str, Tensor], wall_seconds: float) -> None:
         self.model.load_state_dict(state)
-        loss, confusion = evaluate(self.model, dataset, self.loss_fn, before_batch=self.check)
+        loss, confusion = evaluate(self.model, dataset, self.loss_fn, self.stream.batch_size, self.check)
         epoch = step / self.stream.steps_per_epoch
         evaluation = Evaluation(step, epoch, wall_seconds, error_percent(confusion), loss, confusion)
         self.history.append(evaluation)

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.parts import each
 from ..learning.batch import Batch
 from ..learning.blocks import named_blocks
 from ..learning.stage import Stage, to_device
@@ -125,7 +126,7 @@ class Worker:
             self.end = self.spec.heartbeat.end = step
             return None
         batch = self.spec.stream[step]
-        return Batch(step, batch.x.to(self.device), batch.target.to(self.device))
+        return Batch(step, each(lambda part: part.to(self.device), batch.x), batch.target.to(self.device))
 
     def _take_activation(self) -> Batch | None:
         queue = self.spec.activation_in

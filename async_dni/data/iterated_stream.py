@@ -9,6 +9,7 @@ affair: batch b of one is come to from the very beginning, and is the same if th
 from __future__ import annotations
 
 import copy
+import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -64,7 +65,9 @@ class IteratedStream(Batches):
             return self._last
         self._go_to(index)
         batch = self._made(self._taken(), index)
-        self._last = batch if self._at_start is None else None
+        if self._at_start is None:
+            self._last = batch
+            self._end_pass()
         return batch
 
     def _go_to(self, index: int) -> None:
@@ -82,9 +85,8 @@ class IteratedStream(Batches):
 
     def _begin_pass(self, epoch: int) -> None:
         self._end_pass()
-        for generator, state in zip(_generators(self._loader), self._generators, strict=True):
-            generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
-            if epoch:  # the first is as its user made it
+        if epoch:  # the first is as its user made it
+            for generator in _generators(self._loader):
                 generator.manual_seed(
                     int(np.random.SeedSequence((generator.initial_seed(), epoch)).generate_state(1)[0])
                 )
@@ -144,6 +146,8 @@ class IteratedStream(Batches):
     def _end_pass(self) -> None:
         end_workers(self._iterator)
         self._iterator = None
+        for generator, state in zip(_generators(self._loader), self._generators, strict=True):
+            generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the pass in hand."""
@@ -166,9 +170,14 @@ class _Start:
 
 
 def _own(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """A copy whose workers are new in each pass: those that persist draw other numbers than those of a run that goes on."""
+    """A copy whose workers are new in each pass: those that persist draw other numbers than those of a run that goes on.
+
+    They are started as this process would start them, whose own way may be another's.
+    """
     own = copy.copy(loader)
     own.__dict__.update(persistent_workers=False, _iterator=None)
+    if own.num_workers and own.multiprocessing_context is None:
+        own.multiprocessing_context = multiprocessing.get_context(multiprocessing.get_start_method())
     return own
 
 

@@ -9,6 +9,7 @@ threads or has computed anything, as threads do not survive a fork. Batches come
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -75,18 +76,20 @@ class LoaderProcesses:
             at_start()
             torch.set_num_threads(threads)  # PyTorch has set one; sums over several may differ in the last bit
 
-        loader = DataLoader(
-            _Loads(load, indices),
-            batch_size=None,
-            sampler=indices,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            multiprocessing_context="fork",
-            worker_init_fn=start,
-            prefetch_factor=AHEAD,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more than there are cores
+            loader = DataLoader(
+                _Loads(load, indices),
+                batch_size=None,
+                sampler=indices,
+                num_workers=workers,
+                collate_fn=_as_it_is,
+                multiprocessing_context="fork",
+                worker_init_fn=start,
+                prefetch_factor=AHEAD,
+            )
+            self._iterator: Iterator[Any] = iter(loader)
         self._next = indices.start
-        self._iterator: Iterator[Any] = iter(loader)
 
     def take(self, index: int) -> Batch:
         """The next batch, which is that of `index`. Raises `DataError`."""

@@ -118,9 +118,9 @@ def _run(worker: Worker) -> None:
     try:
         worker.run()
     finally:
-        recorder.stop()
         if spec.stream is not None:
             spec.stream.close()
+        recorder.stop()
     totals = worker.telemetry.totals()
     log.info("finished: %s", totals)
     send_event(Finished({**totals, "pid": os.getpid()}))

@@ -1,4 +1,8 @@
-"""Arrays in files, `numpy.memmap`: another process opens the file, and gets no copy through a pipe."""
+"""How what data sets hold is sent to other processes, where its own way is none.
+
+Arrays in files, `numpy.memmap`: another process opens the file, and gets no copy through a pipe. Generators of random
+numbers: multiprocessing would share a tensor of theirs that is gone before it has come.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,25 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
+import torch
 
 
-def send_by_name() -> None:
-    """From now on this process sends others the names of files that arrays are mapped from, and not what is in them."""
+def register_reducers() -> None:
+    """From now on multiprocessing sends these so from this process."""
     ForkingPickler.register(np.memmap, reduce_mapped)
+    ForkingPickler.register(torch.Generator, reduce_generator)
+
+
+def reduce_generator(generator: torch.Generator) -> tuple[Any, ...]:
+    """How to pickle one: by its state, as bytes."""
+    return make_generator, (str(generator.device), bytes(generator.get_state().tolist()))
+
+
+def make_generator(device: str, state: bytes) -> torch.Generator:
+    """The generator again."""
+    generator = torch.Generator(device)
+    generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+    return generator
 
 
 def reduce_mapped(array: np.memmap[Any, Any]) -> tuple[Any, ...]:

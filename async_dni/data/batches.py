@@ -44,9 +44,10 @@ class Batches(ABC):
 
     @abstractmethod
     def begin(self, start: int, at_start: Callable[[], None] = lambda: None) -> None:
-        """From now on batches are asked for in order, from `start`. Processes that load them first call `at_start`.
+        """From now on batches are asked for in order, from `start`.
 
-        Before that nothing is started for a batch or two that are looked at.
+        Before that nothing is started for a batch or two that are looked at. Processes of ours that load first call
+        `at_start`; a user's look by themselves, every five seconds, whether this one still lives.
         """
 
     @abstractmethod

@@ -23,7 +23,6 @@ from ..learning.random_state import seeded
 from .augment import Augment
 from .batch_check import BatchCheck, Labels
 from .batches import ITERATING, LOADING, Batches
-from .loader_processes import end_workers
 from .parts import cast, form, leaves, split
 from .samples import DataError, has_rows, raised
 
@@ -55,7 +54,7 @@ class IteratedStream(Batches):
         self.samples = samples_of(loader)
         self.steps_per_epoch = passes or steps
         self._check = BatchCheck()
-        self._at_start: Callable[[], None] | None = None  # None: nothing has begun, and no process is started
+        self._has_begun = False  # before that no process is started
         self._iterator: Iterator[Any] | None = None
         self._epoch = self._position = self._next = 0  # the pass; the next batch in it, and of all
         self._last: Batch | None = None  # before the beginning, what is looked at some times is loaded once
@@ -65,7 +64,7 @@ class IteratedStream(Batches):
             return self._last
         self._go_to(index)
         batch = self._made(self._taken(), index)
-        if self._at_start is None:
+        if not self._has_begun:
             self._last = batch
             self._end_pass()
         return batch
@@ -93,7 +92,7 @@ class IteratedStream(Batches):
         for part in (self._loader.dataset, self._loader.sampler, self._loader.batch_sampler):
             if callable(set_epoch := getattr(part, "set_epoch", None)):
                 set_epoch(epoch)
-        loader = self._loader if self._at_start is not None else _in_process(self._loader)
+        loader = self._loader if self._has_begun else _in_process(self._loader)
         with seeded(self.seed, ITERATING, epoch), _named(self._next):
             self._iterator = iter(loader)
         self._epoch, self._position = epoch, 0
@@ -137,14 +136,15 @@ class IteratedStream(Batches):
 
     def begin(self, start: int, at_start: Callable[[], None] = lambda: None) -> None:
         self._end_pass()
-        self._last, self._at_start = None, at_start
-        self._loader.worker_init_fn = _Start(at_start, self._loader.worker_init_fn)
+        self._last, self._has_begun = None, True
 
     def close(self) -> None:
         self._end_pass()
 
     def _end_pass(self) -> None:
-        end_workers(self._iterator)
+        # its processes end when they have loaded what they are at, as they might leave shared memory; and they end now, as
+        # the traceback of what they raised may keep the iterator
+        getattr(self._iterator, "_shutdown_workers", _nothing)()
         self._iterator = None
         for generator, state in zip(_generators(self._loader), self._generators, strict=True):
             generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
@@ -157,16 +157,8 @@ class IteratedStream(Batches):
 _END = object()
 
 
-class _Start:
-    """What a loader's process does first: ours, and then the user's."""
-
-    def __init__(self, at_start: Callable[[], None], users: Callable[[int], None] | None) -> None:
-        self.at_start, self.users = at_start, users
-
-    def __call__(self, worker: int) -> None:
-        self.at_start()
-        if self.users is not None:
-            self.users(worker)
+def _nothing() -> None:
+    """What there is to end where no process loads."""
 
 
 def _own(loader: DataLoader[Any]) -> DataLoader[Any]:

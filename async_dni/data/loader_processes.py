@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,7 @@ class LoaderProcesses:
                 worker_init_fn=start,
                 prefetch_factor=AHEAD,
             )
-            self._iterator: Iterator[Any] = iter(loader)
+            self._iterator: Any = iter(loader)
         self._next = indices.start
 
     def take(self, index: int) -> Batch:
@@ -103,14 +103,9 @@ class LoaderProcesses:
 
     def close(self) -> None:
         """End the processes, also those that are loading."""
-        end_workers(self._iterator)
+        for process in self._iterator._workers:  # it would wait for them
+            process.terminate()  # which PyTorch has them take for a good end
         del self._iterator
-
-
-def end_workers(iterator: Any) -> None:
-    """End the processes of a `DataLoader`'s iterator, also those that are loading; by itself it would wait for them."""
-    for process in getattr(iterator, "_workers", ()):
-        process.terminate()  # which PyTorch has them take for a good end
 
 
 def _as_it_is(loaded: Any) -> Any:

@@ -119,6 +119,7 @@ def _run(worker: Worker) -> None:
         worker.run()
     finally:
         if spec.stream is not None:
+            worker.telemetry.enter("load")  # its end may take as long
             spec.stream.close()
         recorder.stop()
     totals = worker.telemetry.totals()

@@ -48,6 +48,11 @@ class Augment:
 
         return torch.stack([augmented(image) for image in x])
 
+    @staticmethod
+    def load() -> None:
+        """What is loaded before the first batch: it takes a second, of each process that comes to it by itself."""
+        torchvision_transforms()
+
     def _make(self, name: str, x: Tensor) -> Callable[[Tensor], Tensor]:
         v2: Any = torchvision_transforms()
         if name == "flip":

@@ -76,18 +76,19 @@ class BatchCheck:
     def __init__(self, misfit: Callable[[Tensor, str], DataError] | None = None) -> None:
         self.labels: Labels | None = None  # None: the loss takes none, or it is not known which
         self._misfit = misfit
-        self._like: tuple[Parts, Tensor] | None = None  # a sample of the first batch, without its numbers
+        self._like: tuple[Parts, Tensor] | None = None  # the first batch, without its numbers
+        self._form = ""  # of a sample of it
 
     def __call__(self, x: Parts, target: Tensor, indices: Tensor) -> None:
         """Raise `DataError` where a sample of this batch is not like the first batch's, or holds what it may not."""
-        found = each(_empty, x), _empty(target)
-        self._like = self._like or found
-        given, like = (f"{form_of_one(x)} and {form_of_one(y)}" for x, y in (found, self._like))
-        if given != like:
-            reason = f"{given}, where the first batch had {like}"
+        found = f"{form_of_one(x)} and {form_of_one(target)}"
+        if self._like is None:
+            self._like, self._form = (each(_empty, x), _empty(target)), found
+        if found != self._form:
+            reason = f"{found}, where the first batch had {self._form}"
             if self._misfit is not None:
                 raise self._misfit(indices, reason)
-            raise _another(indices, reason, differ_in_length(found, self._like))
+            raise _another(indices, reason, differ_in_length((x, target), self._like))
         for part in (*leaves(x), target):
             check_finite(part, indices)
         if self.labels is not None:

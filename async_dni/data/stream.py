@@ -70,6 +70,8 @@ class BatchStream(Batches):
 
     def begin(self, start: int, at_start: Callable[[], None] = lambda: None) -> None:
         """From now on batches are asked for in order, from `start`. Processes that load them first call `at_start`."""
+        if self.augment is not None:
+            self.augment.load()
         if self.loader_workers:
             self._processes = LoaderProcesses(self.load, range(start, self.steps), self.loader_workers, at_start)
 

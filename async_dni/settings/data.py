@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..foundation.option import option, whole
 
 AUGMENTATIONS = ("crop", "flip")
-MOST_LOADERS = 256
+MOST_LOADERS = 64
 
 
 def word(value: object) -> str | None:

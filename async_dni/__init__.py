@@ -14,12 +14,21 @@ if TYPE_CHECKING:
     from .data.image_dataset import ImageDataset
     from .data.samples import DataError
     from .data.sets import DATASETS, DatasetSpec, load_dataset
+    from .data.text_dataset import TextDataset
     from .experiment import ExperimentConfig
     from .foundation.error import ConfigError
     from .learning.divergence import DivergenceError
     from .learning.methods import METHODS, Method, MethodParts, MethodSpec
-    from .learning.synthesizers import SYNTHESIZERS, ConvSynthesizer, LinearSynthesizer, MLPSynthesizer, SynthesizerSpec
-    from .network.models import MODELS, ModelSpec, fcn, tanh
+    from .learning.synthesizers import (
+        SYNTHESIZERS,
+        ConvSynthesizer,
+        LinearSynthesizer,
+        MLPSynthesizer,
+        PositionwiseSynthesizer,
+        SynthesizerSpec,
+    )
+    from .network.models import MODELS, ModelSpec, cnn, fcn, resnet, tanh, transformer, vgg
+    from .network.split import split
     from .record.evaluate import Evaluation, evaluate
     from .record.run import TrainResult
     from .runtime.supervisor import WorkerError
@@ -30,6 +39,7 @@ _HOMES = {
     "data.image_dataset": ("ImageDataset",),
     "data.samples": ("DataError",),
     "data.sets": ("DATASETS", "DatasetSpec", "load_dataset"),
+    "data.text_dataset": ("TextDataset",),
     "experiment": ("ExperimentConfig",),
     "foundation.error": ("ConfigError",),
     "learning.divergence": ("DivergenceError",),
@@ -39,9 +49,11 @@ _HOMES = {
         "ConvSynthesizer",
         "LinearSynthesizer",
         "MLPSynthesizer",
+        "PositionwiseSynthesizer",
         "SynthesizerSpec",
     ),
-    "network.models": ("MODELS", "ModelSpec", "fcn", "tanh"),
+    "network.models": ("MODELS", "ModelSpec", "cnn", "fcn", "resnet", "tanh", "transformer", "vgg"),
+    "network.split": ("split",),
     "record.evaluate": ("Evaluation", "evaluate"),
     "record.run": ("TrainResult",),
     "runtime.supervisor": ("WorkerError",),
@@ -69,15 +81,22 @@ __all__ = [
     "MethodParts",
     "MethodSpec",
     "ModelSpec",
+    "PositionwiseSynthesizer",
     "SynthesizerSpec",
+    "TextDataset",
     "TrainResult",
     "Trainer",
     "TrainerConfig",
     "WorkerError",
+    "cnn",
     "evaluate",
     "fcn",
     "load_dataset",
+    "resnet",
+    "split",
     "tanh",
+    "transformer",
+    "vgg",
 ]
 
 

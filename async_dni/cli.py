@@ -16,15 +16,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import nn
 
 from .config import TrainerConfig
 from .experiment import ExperimentConfig
 from .foundation.error import ConfigError, reason
 from .foundation.option import words
 from .learning.stage import OptimizerFactory
-from .network.memory import check_fits
-from .network.models import MODELS
 from .record.run_dir import RunDir
 
 FLAGS = {field.name for config in (TrainerConfig, ExperimentConfig) for field in dataclasses.fields(config)}
@@ -51,7 +48,7 @@ def make_parser(prog: str, *configs: type) -> Parser:
                 # choices are checked by the dataclass, with all other values
                 choices = options.pop("choices", None) or registry
                 options.setdefault("metavar", "{" + ",".join(choices) + "}" if choices else field.name.upper())
-                options["type"] = _converter(hints[field.name])
+                options.setdefault("type", _converter(hints[field.name]))
             text = field.metadata["help"] + (f": {registry.help()}" if registry else "")
             text = text.replace("%", "%%")
             if field.default not in (None, False, ()):
@@ -161,16 +158,6 @@ def from_json(value: Any, hint: Any) -> Any:
     if isinstance(value, list):
         return tuple(value)
     return Path(value) if isinstance(value, str) and Path in typing.get_args(hint) else value
-
-
-def make_model(experiment: ExperimentConfig, input_shape: Sequence[int], num_classes: int = 10) -> nn.Sequential:
-    """The network that the settings name. Raises `ConfigError` where it does not fit in memory."""
-    spec = MODELS[experiment.model]
-    settings = spec.filled(experiment.model_settings)
-    make = partial(spec.make, **settings, input_shape=input_shape, num_classes=num_classes)
-    setting = "width" if "width" in settings else "model"
-    check_fits(make, setting, settings.get("width", spec.name), "the network")
-    return make()
 
 
 def make_optimizer(experiment: ExperimentConfig) -> OptimizerFactory:

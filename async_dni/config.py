@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .foundation.error import ConfigError
 from .foundation.option import Checked
 from .learning.methods import METHODS, MethodSpec
-from .learning.synthesizers import SYNTHESIZERS
+from .learning.synthesizers import SynthesizerChoice, synthesizer_choices
 from .settings.arithmetic import Arithmetic
 from .settings.data import Data
 from .settings.files import Files
 from .settings.processes import Processes
+from .settings.splitting import Splitting
 from .settings.stages import Stages
 from .settings.synthesis import Synthesis
 
 
 @dataclass(frozen=True)
-class TrainerConfig(Data, Files, Processes, Arithmetic, Synthesis, Stages, Checked):
+class TrainerConfig(Data, Files, Processes, Arithmetic, Synthesis, Splitting, Stages, Checked):
     """How a network is trained: what `Trainer` takes beside the model, the loss and the optimizer."""
 
     def __post_init__(self) -> None:
@@ -61,11 +63,27 @@ class TrainerConfig(Data, Files, Processes, Arithmetic, Synthesis, Stages, Check
         if method.lag is not None and self.lag not in (None, method.lag):
             allowed = f"{method.name} waits for the gradient of each batch; allowed: {method.lag}"
             raise ConfigError("lag", self.lag, allowed)
-        if self.synthesizer is not None and self.synthesizer_hidden and not SYNTHESIZERS[self.synthesizer].has_hidden:
-            allowed = f"the {self.synthesizer} synthesizer has no hidden layers; allowed: none"
-            raise ConfigError("synthesizer_hidden", self.synthesizer_hidden, allowed)
+        if self.synthesizer is not None:
+            self._check_synthesizers(synthesizer_choices(self.synthesizer))
         if method.check is not None:
             method.check(self)
+
+    def _check_synthesizers(self, choices: Sequence[SynthesizerChoice]) -> None:
+        """Raise `ConfigError` for synthesizers that can't go with other settings."""
+        for choice in choices:
+            if self.synthesizer_hidden and not choice.spec.has_hidden:
+                allowed = f"the {choice.name} synthesizer has no hidden layers; allowed: none"
+                raise ConfigError("synthesizer_hidden", self.synthesizer_hidden, allowed)
+        if len(choices) == 1:
+            return
+        if len(choices) != self.workers - 1:
+            allowed = (
+                f"{self.workers} workers have {self.workers - 1} boundaries; allowed: one for all, or one for each"
+            )
+            raise ConfigError("synthesizer", self.synthesizer, allowed)
+        if self.split is None:
+            allowed = "where each boundary has its own, allowed: with --split, which says where they are"
+            raise ConfigError("synthesizer", self.synthesizer, allowed)
 
     @property
     def waits(self) -> bool:
@@ -82,5 +100,5 @@ class TrainerConfig(Data, Files, Processes, Arithmetic, Synthesis, Stages, Check
         """Hidden widths of the synthesizers, with the method's default filled in."""
         if self.synthesizer_hidden is not None:
             return self.synthesizer_hidden
-        named = None if self.synthesizer is None else SYNTHESIZERS[self.synthesizer]
-        return METHODS[self.method].synthesizer_hidden if named is None or named.has_hidden else ()
+        named = [] if self.synthesizer is None else synthesizer_choices(self.synthesizer)
+        return METHODS[self.method].synthesizer_hidden if all(choice.spec.has_hidden for choice in named) else ()

@@ -5,18 +5,23 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
-from .cli import load_plugins, make_model, make_optimizer, make_parser, named_plugins, parse, refuse
+from .cli import load_plugins, make_optimizer, make_parser, named_plugins, parse, refuse
 from .config import TrainerConfig
+from .data.description import input_shape, num_classes
+from .data.own_data import load_own
 from .data.samples import DataError
 from .data.sets import DATASETS, load_dataset
 from .experiment import ExperimentConfig
 from .foundation.error import ConfigError
 from .learning.divergence import DivergenceError
+from .network.named_model import Offered, load_maker, make_named
 from .record.progress import Progress
 from .record.run import TrainResult
 from .runtime.machine.ending import LOST, Ending
@@ -73,9 +78,10 @@ def _fit(
     config: TrainerConfig, experiment: ExperimentConfig, console: Console, interruption: Interruption
 ) -> TrainResult:
     """Read the data, make the network, train."""
-    train_set, test_set = load_dataset(experiment.dataset, experiment.data_dir, experiment.image_size)
+    maker = load_maker(experiment.model)
+    train_set, test_set, offered = _data(experiment)
     torch.manual_seed(config.seed)
-    model = make_model(experiment, train_set[0][0].shape, DATASETS[experiment.dataset].num_classes)
+    model = make_named(experiment.model, maker, experiment.model_flags, experiment.model_arguments, offered)
     show = LiveProgress if console.is_terminal else PlainProgress
     progress = Progress() if experiment.quiet else show(console)
     trainer = Trainer(model, config, optimizer=make_optimizer(experiment), progress=progress)
@@ -88,3 +94,19 @@ def _fit(
         runs=Path("runs"),
         interruption=interruption,
     )
+
+
+def _data(experiment: ExperimentConfig) -> tuple[Any, Any, Offered]:
+    """The training set, the test set, if there is one, and what a network may ask about them."""
+    if experiment.data is not None:
+        train_set, test_set = load_own(experiment.data, experiment.data_arguments)
+        classes, setting = None, "data"
+    else:
+        name = str(experiment.dataset)
+        train_set, test_set = load_dataset(name, **experiment.data_settings)
+        classes, setting = DATASETS[name].num_classes, "dataset"
+    offered: Offered = {
+        "input_shape": partial(input_shape, train_set, setting),
+        "num_classes": partial(num_classes, train_set, setting) if classes is None else lambda: classes,
+    }
+    return train_set, test_set, offered

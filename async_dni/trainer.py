@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .config import TrainerConfig
 from .fit.in_process import train_in_process
@@ -19,12 +19,13 @@ from .fit.job import Job, OwnSynthesizer
 from .fit.plan import make_plan
 from .fit.prepare import prepare
 from .fit.record import open_records
-from .fit.stream import make_stream, sized
+from .fit.stream import sized
 from .foundation.error import ConfigError
+from .learning.condition import OwnCondition
 from .learning.methods import Loss
 from .learning.stage import OptimizerFactory, StageSpec
 from .network.partition import check_partition
-from .network.trial import try_out
+from .network.split import split
 from .record.progress import Progress
 from .record.run import TrainResult
 from .runtime.machine.device import assign_devices
@@ -32,13 +33,16 @@ from .runtime.machine.interruption import Interruption
 
 
 class Trainer:
-    """Trains an `nn.Sequential` in stages, one process each, that update without waiting for each other.
+    """Trains a network in stages, one process each, that update without waiting for each other.
 
-    `model`: each child is a block; a cut may fall between any two. It is not changed: `fit` returns a trained copy.
+    `model`: an `nn.Sequential`, each child of which is a block; a cut may fall between any two. Or, with `split_points`, any
+    module whose forward is a chain. It is not changed: `fit` returns a trained copy of it.
     `config` and `settings`: a `TrainerConfig` and fields to change in it (`workers=3, method="cdni", …`).
     `optimizer`: called with a stage's parameters. `loss_fn(output, target)`: a mean over the batch.
     `synthesizer`: called as `synthesizer(features, classes)` with the shape of one sample of a stage's output and the
     number of classes it sees (0: none); returns a module called as `module(h, labels)` (`async_dni.learning.synthesizers`).
+    `condition`: called with targets `[batch, ...]`; gives what the synthesizers of cDNI see of them, `[batch, width]` or
+    `[batch, *positions, width]` of floats. Without, that is the targets themselves, made to fit (`async_dni.learning.condition`).
     Model, optimizer, loss and synthesizers are sent to other processes, so they must be picklable.
 
     Raises `ConfigError` for settings that can't be used.
@@ -46,12 +50,13 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Sequential,
+        model: nn.Module,
         config: TrainerConfig | None = None,
         *,
         optimizer: OptimizerFactory = partial(torch.optim.Adam, lr=1e-3, fused=True),
         loss_fn: Loss | None = None,
         synthesizer: OwnSynthesizer | str | None = None,
+        condition: OwnCondition | None = None,
         progress: Progress | None = None,
         **settings: Any,
     ) -> None:
@@ -65,16 +70,31 @@ class Trainer:
             raise ConfigError(
                 "synthesizer", self.config.synthesizer, "a function is given, too; allowed: one of the two"
             )
-        check_partition(model, self.config.workers, self.config.split)
+        if self.config.split_points is not None:
+            model = split(model, self.config.split_points)
+        network = check_partition(model, self.config.workers, self.config.split)
         devices = assign_devices(self.config.device_map, self.config.workers)
         self.devices = ["cpu"] * len(devices) if self.config.serial else devices
-        self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn or nn.CrossEntropyLoss()
-        self.synthesizer, self.progress = synthesizer, progress or Progress()
+        self.model, self.optimizer, self.loss_fn = network, optimizer, loss_fn or nn.CrossEntropyLoss()
+        self.synthesizer, self.condition, self.progress = synthesizer, condition, progress or Progress()
+        if condition is not None and not self.job.method.conditioned:
+            raise ConfigError(
+                "condition", "a function", f"{self.config.method} sees nothing of the target; allowed: none"
+            )
 
     @property
     def job(self) -> Job:
         """What is to be trained, and how."""
-        return Job(self.model, self.config, self.optimizer, self.loss_fn, self.synthesizer, self.devices, self.progress)
+        return Job(
+            self.model,
+            self.config,
+            self.optimizer,
+            self.loss_fn,
+            self.synthesizer,
+            self.devices,
+            self.progress,
+            self.condition,
+        )
 
     def fit(
         self,
@@ -104,7 +124,7 @@ class Trainer:
             sys.exit(1)  # a worker imports a script that trains when it is imported; the supervisor says so
         job = sized(self.job, train_set)
         prepared = prepare(job, train_set, eval_set, epochs, steps, runs)
-        plan = make_plan(job, prepared.stream, prepared.trial, prepared.checkpoint)
+        plan = make_plan(job, prepared)
         wiring = None if self.config.serial else wire(job, prepared, plan)
         interruption = interruption or Interruption()
         with interruption.handled():
@@ -116,11 +136,10 @@ class Trainer:
                     trained = train_in_workers(job, wiring, run, interruption)
             return run.result(trained.summary(job, prepared, plan), lambda: interruption.number)
 
-    def cut(self, train_set: Any) -> tuple[list[int], list[StageSpec], list[Tensor]]:
+    def cut(self, train_set: Any) -> tuple[list[int], list[StageSpec], list[Any]]:
         """What `fit` would cut the network into: the index of each stage's first block, but for the first stage; what
         each stage is made from; and an example of each one's output, `[batch, *features]`.
         """
         job = sized(self.job, train_set)
-        stream = make_stream(job, train_set, None, 1)
-        plan = make_plan(job, stream, try_out(self.model, self.loss_fn, job.method, stream, None), None)
-        return plan.split, plan.stages, plan.outputs
+        plan = make_plan(job, prepare(job, train_set, None, None, 1, None))
+        return plan.split, plan.stages, [output.structure for output in plan.outputs]

@@ -104,6 +104,31 @@ def fashion(images: bytes, labels: bytes) -> Callable[[Path], None]:
     return make
 
 
+def a_file(content: str | bytes, name: str = "its.py") -> Callable[[Path], object]:
+    """{tmp}/its.py, or another file, with this in it."""
+    return lambda tmp: (tmp / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+OWN = """
+from torch import nn
+from torch.nn import functional as F
+WIDTH = 3
+class Net(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(784, width), nn.Linear(width, width), nn.Linear(width, 10)
+    def forward(self, x):
+        h = F.relu(self.a(x.flatten(1)))
+        if h.sum() > 0: h = -h
+        return self.c(self.b(h))
+def number(): return 3
+def fails(): return nn.Linear(1 // 0, 3)
+def needs(depth): return nn.Identity()
+def three(): return 1, 2, 3
+def nothing(): pass
+"""
+
+
 @dataclass(frozen=True)
 class BadArguments:
     """Arguments of `launch.py`, "{tmp}" being a directory in which `prepare` makes files."""
@@ -146,13 +171,16 @@ SETTINGS = [
     bad("--split 1,,2", "--split: got 1,,2; allowed: increasing whole numbers"),
     bad("--split=", "--split: got ; allowed: increasing whole numbers"),
     bad("--method ddg", "--method: got ddg; allowed: cdni, dni, delayed, backprop"),
-    bad("--model resnet", "--model: got resnet; allowed: fcn, tanh"),
+    bad(
+        "--model alexnet",
+        "--model: got alexnet; allowed: fcn, tanh, cnn, resnet, vgg, transformer, or path/to/file.py:name",
+    ),
     bad("--model tanh --layers 5", "--layers: got 5; tanh has 2 layers"),
     bad("--layers 0", "--layers: got 0; allowed: a whole number of at least 1"),
     bad("--layers 1000000", "--layers: got 1000000; allowed: a whole number of at least 1 and at most 10000"),
     bad("--width 0", "--width: got 0; allowed: a whole number of at least 1"),
     bad("--width 1000000", "--width: got 1000000; the network would take 3,728.3 GiB, and "),
-    bad("--dataset imagenet", "--dataset: got imagenet; allowed: mnist, fashion-mnist, cifar10"),
+    bad("--dataset imagenet", "--dataset: got imagenet; allowed: mnist, fashion-mnist, cifar10, cifar100, text"),
     bad("--data-dir /nonexistent", "--data-dir: got /nonexistent; MNIST needs train-images-idx3-ubyte.gz"),
     bad("--image-size 30", "--image-size: got 30; allowed: 28, 32"),
     bad("--image-size 28 --dataset cifar10", "--image-size: got 28; cifar10 has images of 32×32; allowed: 32 or 32"),
@@ -356,7 +384,114 @@ FILES = [
     ),
 ]
 
-COMMAND_LINE = SETTINGS + FILES
+OWNS = [
+    bad("--model its.py:make", "--model: got its.py:make; there is no file its.py; allowed: path/to/file.py:name"),
+    bad("--model none.such:make", "none.such can't be imported (ModuleNotFoundError: No module named 'none')"),
+    bad("--model its.py", "--model: got its.py; allowed: fcn, tanh, cnn, resnet, vgg, transformer, or path/to/file.py"),
+    bad("--model its.py:", "--model: got its.py:; allowed: fcn, tanh, "),
+    bad("--model {tmp}/its.py:make", "{tmp}/its.py has no make; allowed: Net, number, fails, needs", a_file(OWN)),
+    bad("--model {tmp}/its.py:WIDTH", "WIDTH is int; allowed: a function or a class of it, such as Net", a_file(OWN)),
+    bad(
+        "--model {tmp}/its.py:Net",
+        "can't be imported (SyntaxError: ",
+        a_file("class Net("),
+        "model: a file that is no Python",
+    ),
+    bad(
+        "--model {tmp}/its.py:Net",
+        "can't be imported (ValueError: no)",
+        a_file("raise ValueError('no')"),
+        "model: raises",
+    ),
+    bad(
+        "--model {tmp}/its.py:number",
+        "--model: got {tmp}/its.py:number; it gives int; allowed: an nn.Module",
+        a_file(OWN),
+    ),
+    bad("--model {tmp}/its.py:fails", "its.py:fails; fails raised ZeroDivisionError: integer division", a_file(OWN)),
+    bad("--model {tmp}/its.py:needs", "its.py:needs; needs needs depth; give --model-arg depth=…", a_file(OWN)),
+    bad("--model {tmp}/its.py:needs --model-arg deep=3", "--model-arg: got deep=3; needs takes depth", a_file(OWN)),
+    bad("--model {tmp}/its.py:Net --width 8 --layers 3", "--model-arg: got layers=3; Net takes width", a_file(OWN)),
+    bad(
+        "--model {tmp}/its.py:Net",
+        "--model: got Net; allowed: an nn.Sequential, each child of which is a block; of",
+        a_file(OWN),
+    ),
+    bad(
+        "--model {tmp}/its.py:Net --split-points d",
+        "--split-points: got d; the network has no such submodule; allowed: a, b, c",
+        a_file(OWN),
+    ),
+    bad(
+        "--model {tmp}/its.py:Net --split-points c",
+        "`if h.sum() > 0: h = -h`, can't be followed (TraceError: symbolic",
+        a_file(OWN),
+    ),
+    bad("--split-points=", "--split-points: got ; allowed: at least one name"),
+    bad("--split-points 1,1", "--split-points: got 1; it is named twice"),
+    bad("--split-points 0", "--split-points: got 0; nothing is computed before it; allowed: a later submodule"),
+    bad("--split-points 1", "--workers: got 3; the network has 2 blocks; allowed: 1 to 2"),
+    bad("--model-arg depth=3", "--model-arg: got depth=3; fcn takes layers, width"),
+    bad("--model-arg depth", "--model-arg: got depth; allowed: name=value, separated by commas"),
+    bad("--model-arg width=8,width=9", "--model-arg: got width=8,width=9; allowed: name=value, each name once"),
+    bad("--model-arg width=8 --model-arg width=9", "--model-arg: got width=8,width=9; allowed: name=value, each"),
+    bad("--model-arg width=8 --width 9", "--model-arg: got width=8; --width is given, too; allowed: one of the two"),
+    bad("--model-arg width=8.5", "--model-arg: got width=8.5; allowed: a whole number of at least 1"),
+    bad("--model resnet --model-arg depth=9", "--model-arg: got depth=9; allowed: 6n + 2, such as 8, 14, 20"),
+    bad("--model vgg --model-arg depth=12", "--model-arg: got depth=12; allowed: 11, 13, 16, 19"),
+    bad(
+        "--model cnn --model-arg dropout=1",
+        "--model-arg: got dropout=1; allowed: a finite number of at least 0 and below 1",
+    ),
+    bad("--model transformer", "--model: got transformer; it is for sequences of tokens [time], not [1, 28, 28]"),
+    bad("--data its.py:make", "--data: got its.py:make; there is no file its.py; allowed: path/to/file.py:name"),
+    bad("--data mnist", "--data: got mnist; allowed: path/to/file.py:name or package.module:name"),
+    bad(
+        "--data {tmp}/its.py:three",
+        "its.py:three; it gives (int, int, int); allowed: a training set, or",
+        a_file(OWN),
+    ),
+    bad(
+        "--data {tmp}/its.py:nothing", "its.py:nothing; it gives None; allowed: a training set, or a pair", a_file(OWN)
+    ),
+    bad("--data {tmp}/its.py:number", "--data: got int; allowed: a data set of (sample, target) pairs", a_file(OWN)),
+    bad("--data {tmp}/its.py:number --data-arg n=3", "--data-arg: got n=3; number takes no arguments", a_file(OWN)),
+    bad(
+        "--data its.py:make --dataset mnist",
+        "--dataset: got mnist; give it or --data, not both (--data is its.py:make)",
+    ),
+    bad(
+        "--data its.py:make --data-dir /tmp",
+        "--data-dir: got /tmp; give it or --data, not both (--data is its.py:make)",
+    ),
+    bad("--data-arg n=3", "--data-arg: got n=3; they are of a function; allowed with --data"),
+    bad("--dataset text", "; this is a directory; allowed: a file of text, in UTF-8"),
+    bad(
+        "--dataset text --data-dir /nonexistent", "--data-dir: got /nonexistent; there is no such file; allowed: a file"
+    ),
+    bad(
+        "--dataset text --data-dir {tmp}/its.py", "its.py; byte 0 is no UTF-8; allowed: a file of text", a_file(b"\xff")
+    ),
+    bad(
+        "--dataset text --data-dir {tmp}/its.py",
+        "--sequence-length: got 64; its 300 characters are too few for seq",
+        a_file("ab " * 100),
+        "text: a short one",
+    ),
+    bad("--dataset text --image-size 32", "--image-size: got 32; text takes sequence_length"),
+    bad("--sequence-length 8", "--sequence-length: got 8; mnist takes image_size"),
+    bad("--sequence-length 0", "--sequence-length: got 0; allowed: a whole number of at least 1"),
+    bad(
+        "--dataset fashion-mnist --data-dir {tmp}",
+        "--data-dir: got {tmp}/train-images-idx3-ubyte.gz; it can't be read (",
+        lambda tmp: [
+            (tmp / f"train-{kind}-ubyte.gz").write_bytes(b"<html>") for kind in ("images-idx3", "labels-idx1")
+        ],
+        name="data: an error page in place of an archive of Debian's",
+    ),
+]
+
+COMMAND_LINE = SETTINGS + FILES + OWNS
 
 
 # Models and data, as the library is given them.
@@ -498,6 +633,20 @@ def raises(x: Tensor) -> tuple[Tensor, Tensor]:
     raise KeyError("x")
 
 
+class Locked(Pairs):
+    """A data set that no other process can have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+def with_a_lock() -> Callable[[Any], torch.optim.Optimizer]:
+    """An optimizer factory that no other process can have."""
+    lock = threading.Lock()
+    return lambda parameters: lock and sgd(parameters)
+
+
 def sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.1)
 
@@ -544,25 +693,38 @@ def a_setting(name: str, sentence: str, **settings: Any) -> BadUse:
 
 MODELS = [
     a_model("no Sequential", "model: got Linear; allowed: an nn.Sequential", lambda: nn.Linear(6, 2)),
+    a_model(
+        "no Sequential, and where it is cut",
+        "; of another module, split_points name where it is cut",
+        lambda: nn.Linear(6, 2),
+    ),
+    a_model(
+        "no such point",
+        "split_points: got 3; the network has no such submodule; allowed: 0, 1",
+        network,
+        split_points=("3",),
+    ),
     a_model("few blocks", "workers: got 3; the network has 2 blocks", network, workers=3, split=None),
     a_model("no parameter", "model: got nothing to train; allowed: at", lambda: nn.Sequential(nn.ReLU(), nn.Tanh())),
     a_model("all frozen", "model: got nothing to train; allowed: at", lambda: network().requires_grad_(False)),
-    a_model("lazy", "block '1'; it has lazy parameters; allowed", lambda: nn.Sequential(nn.ReLU(), nn.LazyLinear(2))),
     a_model("shared", "block '2'; it shares a parameter with block '0', which is in another stage; allowed", tied),
     a_model("does not fit", "it does not take what comes before it, [10, 6]", lambda: network(nn.Linear(5, 6))),
     a_model("other columns", "; allowed: the same features", lambda: nn.Sequential(nn.Linear(6, 2), Gives(columns))),
     a_model("a lock", "got block '1'; a worker is another process", lambda: network(Holds(threading.Lock()))),
     a_model("a generator", "got block '1'; a worker is another process", lambda: network(Holds(i for i in ""))),
-    a_block("a lambda", "a worker is another process, so every block must be picklable", lambda x: x),
     a_block("no columns", "its output is [10, 0]; allowed: at least one feature", lambda x: x[:, :0]),
-    a_block("a tuple", "its output must be one tensor, not tuple", lambda x: (x, x)),
-    a_block("a list", "its output must be one tensor, not list", lambda x: [x]),
-    a_block("a dict", "its output must be one tensor, not dict", lambda x: {"x": x}),
-    a_block("nothing", "its output must be one tensor, not NoneType", lambda x: None),
+    a_model("a tuple", "block '2'; it does not take what comes before it, (", lambda: network(Gives(lambda x: (x, x)))),
+    a_model(
+        "a dict at last",
+        "the network's, must be one tensor, not {'x'",
+        lambda: nn.Sequential(nn.Linear(6, 2), Gives(lambda x: {"x": x})),
+    ),
+    a_block("words", "its output must be one tensor, or a tuple or dict of tensors, not ([10, 6]", lambda x: (x, "x")),
+    a_block("nothing", "its output must be one tensor, or a tuple or dict of tensors, not NoneType", lambda x: None),
     a_block("rows by a mask", "its output is ", positives),
     a_block("one number", "its output is [] for 10 samples; allowed: a row for each sample", torch.sum),
     a_block("one row", "its output is [1, 60] for 10 samples; allowed: a row for each sample", lambda x: x.view(1, -1)),
-    a_block("integers", "its output is torch.int64; allowed: a floating point type", lambda x: x.long()),
+    a_block("integers", "its output is [10, 6] torch.int64; allowed: a floating point type", lambda x: x.long()),
     a_block("raises", "it does not take what comes before it, [10, 6] torch.float32 (ZeroDivisionError: ", divides),
     a_block("ten rows only", "it does not take what comes before it, [5, 6]", lambda x: x.view(10, 6)),
 ]
@@ -609,10 +771,11 @@ DATA = [
     train_data("another augmentation", "augment: got cut; allowed: crop, flip, separated", Pairs, augment=("cut",)),
     train_data("no samples", "train_set: got no samples; allowed: at least one", lambda: tensors(samples=0)),
     train_data("few samples", "batch_size: got 10; the data set has 9 samples", lambda: tensors(samples=9)),
-    train_data("a lambda", "got Batches; stage 0 is another", lambda: Batches(lambda x: (x, (x[:, 0] > 0).long()))),
+    train_data(
+        "a lock", "train_set: got Locked; stage 0 is another process, so the data set must be picklable", Locked
+    ),
     train_data("label too high", "train_set: got sample 7; it has label 2; allowed: 0 to 1", lambda: labelled(2)),
-    train_data("label ignored", "sample 7; it has label -100; allowed: 0 to 1", lambda: labelled(-100)),
-    train_data("label negative", "7; it has label -1; allowed: 0 to 1", lambda: labelled(-1), method="backprop"),
+    train_data("label negative", "sample 7; it has label -1; allowed: 0 to 1", lambda: labelled(-1)),
     train_data("not a number", "train_set: got sample 7; it holds the number nan", lambda: holding(torch.nan)),
     train_data("infinite", "train_set: got sample 7; it holds the number -inf", lambda: holding(-torch.inf)),
     train_data(
@@ -632,7 +795,6 @@ DATA = [
 ]
 
 REST = [
-    train_data("targets of cdni", "got cdni; cdni needs outputs", lambda: tensors(target=torch.randn(40, 2))),
     train_data(
         "targets of the loss",
         "loss_fn: got CrossEntropyLoss; it does not take outputs [10, 2] torch.float32 and targets [10, 3]",
@@ -649,7 +811,7 @@ REST = [
     a_setting("an optimizer made", "optimizer: got SGD; allowed: a function", optimizer=sgd(network().parameters())),
     a_setting("an optimizer's rate", "optimizer: got ", optimizer=partial(torch.optim.Adam, lr=-1.0)),
     a_setting("no optimizer", "optimizer: got list; it gives list; allowed: a function", optimizer=list),
-    a_setting("a lambda", "optimizer: got what can't be sent to another process; ", optimizer=lambda p: sgd(p)),
+    a_setting("a lock", "optimizer: got what can't be sent to another process; ", optimizer=with_a_lock()),
     a_setting(
         "a synthesizer's shape",
         "synthesizer: got Scaled; it gives [10, 5] after block '0'; allowed: [10, 6]",

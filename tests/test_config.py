@@ -11,6 +11,7 @@ REFUSED = [
     (TrainerConfig, "workers", (0, -1, 2.0, True, "3", None)),
     (TrainerConfig, "method", ("sgd", "", "CDNI", None)),
     (TrainerConfig, "split", ((), (0, 1), (2, 1), (1, 1), (1.0, 2), 1, "1,2")),
+    (TrainerConfig, "split_points", ((), ("",), (1,), 3)),
     (TrainerConfig, "batch_size", (0, 2.5, None)),
     (TrainerConfig, "synthesizer_lr", (0, -1e-3, float("nan"), float("inf"), "1")),
     (TrainerConfig, "synthesizer_hidden", ((0,), (1.5,), 8, "88")),
@@ -22,7 +23,9 @@ REFUSED = [
     (TrainerConfig, "threads_per_worker", (0, 1.0)),
     (TrainerConfig, "eval_every", (-1, None)),
     (TrainerConfig, "start_timeout", (0, float("inf"), None)),
-    (ExperimentConfig, "model", ("cnn", None)),
+    (ExperimentConfig, "model", ("alexnet", None, "net.py:", ":make", "a b:c d", 3)),
+    (ExperimentConfig, "model_arg", (("depth",), ("=3",), ("a b=3",), ("depth=1", "depth=2"), "depth=3", 3)),
+    (ExperimentConfig, "data", ("mnist", "net.py:", 3)),
     (ExperimentConfig, "layers", (0, 1.0)),
     (ExperimentConfig, "width", (0,)),
     (ExperimentConfig, "dataset", ("imagenet",)),
@@ -44,6 +47,9 @@ ALLOWED = [
     (ExperimentConfig, {"image_size": 32, "steps": 1}),
     (ExperimentConfig, {"momentum": 0, "weight_decay": 0}),
     (ExperimentConfig, {"model": "tanh", "layers": 2}),
+    (ExperimentConfig, {"model": "package.module:Class.make", "data": "path/to/file.py:make", "dataset": None}),
+    (ExperimentConfig, {"model": "resnet", "model_arg": ("depth=14", "width=8")}),
+    (TrainerConfig, {"split_points": ("layer1", "layer2.0")}),
 ]
 
 
@@ -98,7 +104,17 @@ def test_trainer_settings_that_contradict_each_other_are_refused(settings, setti
 
 @pytest.mark.parametrize(
     ("settings", "setting"),
-    [({"epochs": 1, "steps": 1}, "steps"), ({"model": "tanh", "layers": 3}, "layers")],
+    [
+        ({"epochs": 1, "steps": 1}, "steps"),
+        ({"model": "tanh", "layers": 3}, "layers"),
+        ({"model": "resnet", "layers": 8}, "layers"),
+        ({"model": "resnet", "model_arg": ("blocks=3",)}, "model_arg"),
+        ({"model": "resnet", "model_arg": ("depth=wide",)}, "model_arg"),
+        ({"model": "fcn", "width": 8, "model_arg": ("width=8",)}, "model_arg"),
+        ({"data": "file.py:make", "dataset": "mnist"}, "dataset"),
+        ({"data": "file.py:make", "sequence_length": 3}, "sequence_length"),
+        ({"data_arg": ("a=1",)}, "data_arg"),
+    ],
 )
 def test_experiment_settings_that_contradict_each_other_are_refused(settings, setting):
     with pytest.raises(ConfigError) as caught:

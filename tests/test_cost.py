@@ -9,9 +9,11 @@ from torch import nn
 
 from async_dni import fcn
 from async_dni.learning.batch import Batch
+from async_dni.learning.condition import Condition
 from async_dni.learning.methods.cdni import CDNI
 from async_dni.learning.methods.dni import DNI
 from async_dni.learning.stage import StageSpec
+from async_dni.learning.structure import Output
 from async_dni.learning.synthesizers import make_synthesizer
 from async_dni.network import cost
 from async_dni.network.cost import (
@@ -150,8 +152,8 @@ def test_learning_costs_as_often_as_it_is_done(clock):
     assert cut_costs == [8 + 8 / 2, 0]
     outputs = [torch.randn(ROWS, FEATURES)] * 2
     blocks, synthesizers = [Takes(0), Takes(0)], [Takes(0), None]
-    _, each = count_costs(blocks, synthesizers, outputs, outputs[0], CLASSES)
-    _, fourth = count_costs(blocks, synthesizers, outputs, outputs[0], CLASSES, synthesizer_every=4)
+    _, each = count(blocks, synthesizers, outputs, outputs[0], CLASSES)
+    _, fourth = count(blocks, synthesizers, outputs, outputs[0], CLASSES, synthesizer_every=4)
     assert each[0] == 3 * ROWS * FEATURES**2
     assert fourth[0] == 1.5 * ROWS * FEATURES**2
 
@@ -260,7 +262,14 @@ def counted(blocks, synthesizers, x, classes=CLASSES):
     for block in blocks:
         h = block(h)
         outputs.append(h.detach())
-    return count_costs(blocks, synthesizers, outputs, x, classes)
+    return count(blocks, synthesizers, outputs, x, classes)
+
+
+def count(blocks, synthesizers, outputs, x, classes, **settings):
+    first = Batch(0, x, torch.zeros(len(x), dtype=torch.int64))
+    condition = Condition(classes, labels=True) if classes else None
+    found = [Output(h, (0,)) for h in outputs]
+    return count_costs(blocks, synthesizers, found, first, [(condition,)] * len(blocks), **settings)
 
 
 def test_counted_costs_are_the_products_of_forward_and_backward():
@@ -282,8 +291,8 @@ def test_counting_changes_nothing_and_is_the_same_every_time():
     outputs = [torch.randn(ROWS, WIDTH), torch.randn(ROWS, WIDTH), torch.randn(ROWS, CLASSES)]
     before = copy.deepcopy((model.state_dict(), [m.state_dict() for m in given[:2]]))
     random_state = torch.get_rng_state()
-    first = count_costs(list(model), given, outputs, x, CLASSES)
-    assert count_costs(list(model), given, outputs, x, CLASSES) == first
+    first = count(list(model), given, outputs, x, CLASSES)
+    assert count(list(model), given, outputs, x, CLASSES) == first
     torch.testing.assert_close((model.state_dict(), [m.state_dict() for m in given[:2]]), before, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert model.training

@@ -4,6 +4,7 @@ import os
 import pickle
 import stat
 import struct
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
-from async_dni import ConfigError, ImageDataset, load_dataset
+from async_dni import DATASETS, ConfigError, ImageDataset, load_dataset
+from async_dni.data.description import input_shape, num_classes
 from async_dni.data.sets import mnist as mnist_set
 from async_dni.data.sets import torchvision_set
 from async_dni.data.sets.mnist import unpack_mnist
@@ -146,6 +148,212 @@ def test_a_download_that_fails_names_the_folder_that_the_files_go_to(tmp_path, m
     with pytest.raises(ConfigError, match="FashionMNIST/raw") as caught:
         load_dataset("fashion-mnist", tmp_path)
     assert caught.value.setting == "data_dir"
+
+
+def write_fashion(folder, gzipped):
+    """Small files under Fashion-MNIST's names, as Debian's package has them: in the folder itself, gzipped."""
+    rng, written = np.random.default_rng(0), {}
+    for part, samples in (("train", 6), ("t10k", 4)):
+        images = rng.integers(256, size=(samples, 28, 28), dtype=np.uint8)
+        for kind, array in (("images-idx3", images), ("labels-idx1", np.arange(samples, dtype=np.uint8))):
+            path = folder / f"{part}-{kind}-ubyte"
+            write_idx(path, array)
+            if gzipped:
+                (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+                path.unlink()
+        written[part] = images
+    return written
+
+
+@pytest.mark.parametrize("gzipped", [True, False])
+def test_fashion_mnist_lies_in_the_data_dir_itself(gzipped, tmp_path):
+    written = write_fashion(tmp_path, gzipped)
+    before = sorted(tmp_path.iterdir())
+    train, test = load_dataset("fashion-mnist", tmp_path)
+    assert torch.equal(train.images[:, 0], torch.from_numpy(written["train"]))
+    assert torch.equal(test.images[:, 0], torch.from_numpy(written["t10k"]))
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3])
+    assert train[0][0].dtype == torch.float32
+    assert load_dataset("fashion-mnist", tmp_path, 32)[0].images.shape == (6, 1, 32, 32)
+    assert sorted(tmp_path.iterdir()) == before, "nothing is written"
+
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+def test_debians_fashion_mnist():
+    train, test = load_dataset("fashion-mnist", DEBIAN)
+    assert torch.bincount(train.labels).tolist() == [6000] * 10
+    assert torch.bincount(test.labels).tolist() == [1000] * 10
+    assert train.labels[:10].tolist() == [9, 0, 0, 3, 0, 2, 7, 2, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda content: content[:-40], "it can't be read"),
+        (lambda content: b"<html>not found</html>", "it can't be read"),
+        (lambda content: gzip.compress(gzip.decompress(content)[:-1]), "it has 4703 values; its head says 6 × 28 × 28"),
+        (
+            lambda content: gzip.compress(b"\0\0\x0d\3" + gzip.decompress(content)[4:]),
+            "it is no IDX file of unsigned bytes",
+        ),
+        (lambda content: gzip.compress(b""), "it is no IDX file of unsigned bytes in 3 dimensions"),
+    ],
+)
+def test_damaged_idx_files_are_refused(damage, said, tmp_path):
+    write_fashion(tmp_path, gzipped=True)
+    file = tmp_path / "train-images-idx3-ubyte.gz"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ConfigError) as caught:
+        load_dataset("fashion-mnist", tmp_path)
+    assert str(caught.value).startswith(f"data_dir: got {file}; {said}")
+
+
+@pytest.mark.parametrize(("last", "said"), [(99, None), (100, "sample 3 has label 100; allowed: 0 to 99")])
+def test_cifar100_has_100_classes(last, said, tmp_path, monkeypatch):
+    def cifar100(root, train, download):
+        images = np.random.default_rng(0).integers(256, size=(4, 32, 32, 3), dtype=np.uint8)
+        return SimpleNamespace(data=images, targets=[0, 7, 50, last])
+
+    monkeypatch.setattr(torchvision_set, "torchvision_datasets", lambda: SimpleNamespace(CIFAR100=cifar100))
+    if said is None:
+        train, _ = load_dataset("cifar100", tmp_path)
+        assert train.labels.tolist() == [0, 7, 50, 99]
+        assert DATASETS["cifar100"].num_classes == 100
+    else:
+        with pytest.raises(ConfigError, match=said):
+            load_dataset("cifar100", tmp_path)
+
+
+# text
+
+
+def test_text_is_sequences_of_characters_and_the_next_of_each(tmp_path):
+    text = "".join(chr(ord("a") + i * i % 23) for i in range(1000)) + "é😀\r\n"
+    (tmp_path / "text.txt").write_bytes(text.encode())
+    train, test = load_dataset("text", tmp_path / "text.txt", sequence_length=7)
+    assert train.vocabulary == "".join(sorted(set(text)))
+    assert train.num_classes == test.num_classes == len(set(text))
+    assert (len(train), len(test)) == ((904 - 1) // 7, (100 - 1) // 7)
+    x, target = train.get_batch(torch.tensor([2, 0, 128]))
+    assert x.dtype == target.dtype == torch.int64
+    assert [train.decode(row) for row in x] == [text[14:21], text[0:7], text[896:903]]
+    assert [train.decode(row) for row in target] == [text[15:22], text[1:8], text[897:904]]
+    assert test.decode(test[0][0]) == text[904:911], "the last tenth is held out"
+    assert torch.equal(train[2][0], x[0])
+    assert train.characters.dtype == torch.uint8, "kept as small as it is"
+    assert train.characters.untyped_storage().nbytes() == 904
+    with pytest.raises(IndexError):
+        train[129]
+
+
+def test_text_of_many_characters(tmp_path):
+    text = "".join(map(chr, range(300, 2000)))
+    (tmp_path / "text.txt").write_text(text)
+    train, _ = load_dataset("text", tmp_path / "text.txt")
+    assert train.num_classes == 1700
+    assert train.decode(train[3][0]) == text[192:256]
+
+
+@pytest.mark.parametrize(
+    ("content", "length", "setting", "said"),
+    [
+        (None, None, "data_dir", "there is no such file; allowed: a file of text, in UTF-8"),
+        (b"ab\xff", None, "data_dir", "byte 2 is no UTF-8; allowed: a file of text"),
+        (
+            b"",
+            None,
+            "sequence_length",
+            "its 0 characters are too few for sequences of 64: a tenth of them is to hold one",
+        ),
+        (
+            b"ab" * 50,
+            10,
+            "sequence_length",
+            "its 100 characters are too few for sequences of 10: a tenth of them is to h",
+        ),
+    ],
+)
+def test_text_that_can_not_be_read_is_refused(content, length, setting, said, tmp_path):
+    if content is not None:
+        (tmp_path / "text.txt").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_dataset("text", tmp_path / "text.txt", sequence_length=length)
+    assert caught.value.setting == setting
+    assert caught.value.allowed.startswith(said)
+    if length:
+        assert caught.value.allowed.endswith("; allowed: 1 to 9")
+        assert len(load_dataset("text", tmp_path / "text.txt", sequence_length=9)[1]) == 1
+
+
+def test_directory_is_no_text(tmp_path):
+    with pytest.raises(ConfigError, match="this is a directory; allowed: a file of text"):
+        load_dataset("text", tmp_path)
+
+
+def test_settings_of_another_data_set_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="sequence_length: got 8; mnist takes image_size"):
+        load_dataset("mnist", tmp_path, sequence_length=8)
+    with pytest.raises(ConfigError, match="image_size: got 32; text takes sequence_length"):
+        load_dataset("text", tmp_path, image_size=32)
+
+
+# what a network must know
+
+
+class Loaded(torch.utils.data.Dataset):
+    """Samples that are made when they are asked for."""
+
+    def __init__(self, targets):
+        self.targets_of = targets
+
+    def __len__(self):
+        return len(self.targets_of)
+
+    def __getitem__(self, index):
+        return torch.zeros(2, 3), self.targets_of[index]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "classes"),
+    [
+        (TensorDataset(torch.zeros(3, 2, 3), torch.tensor([0, 4, 1])), 5),
+        (TensorDataset(torch.zeros(2, 2, 3), torch.tensor([[0, 4, 9], [-100, 1, 2]])), 10),
+        (Loaded([0, 2, 2, 0]), 3),
+        (ImageDataset(torch.zeros(2, 2, 3, 1, dtype=torch.uint8), torch.tensor([0, 1]), [0.5] * 2, [0.5] * 2), 2),
+    ],
+)
+def test_classes_are_counted_where_nobody_says(dataset, classes):
+    assert num_classes(dataset) == classes
+    assert input_shape(dataset)[:2] == (2, 3)
+    dataset.num_classes = 12
+    assert num_classes(dataset) == 12
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter([(torch.zeros(2, 3), 1)] * 5)
+
+
+def test_what_is_iterated_shows_its_first_batch_and_says_its_classes_itself():
+    loader = torch.utils.data.DataLoader(Loaded([0, 2, 1]), batch_size=2)
+    for data in (Stream(), loader):
+        assert input_shape(data) == (2, 3)
+        with pytest.raises(
+            ConfigError, match=f"train_set: got {type(data).__name__}; its labels can't all be looked at"
+        ):
+            num_classes(data)
+    loader.dataset.num_classes = 4
+    assert num_classes(loader) == 4
+    with pytest.raises(ConfigError, match="allowed, where a network asks for input_shape: pairs"):
+        input_shape(torch.utils.data.DataLoader([{"x": torch.zeros(3)}]))
+
+
+def test_classes_of_what_has_none_are_refused():
+    with pytest.raises(ConfigError, match=r"data: got targets \[\] torch.float64; allowed, where a network asks"):
+        num_classes(Loaded([0.5, 0.25]), "data")
 
 
 # unpack_mnist

@@ -73,6 +73,15 @@ def test_table_of_methods_is_that_of_the_registry(page: str, head: str) -> None:
     assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(async_dni.METHODS)
 
 
+def test_table_of_networks_is_that_of_the_registry() -> None:
+    text = (ROOT / "README.md").read_text()
+    (table,) = re.findall(r"^\| `--model` \|.*\n\|[ -|]*\n((?:\|.*\n)*)", text, re.MULTILINE)
+    rows = [re.match(r"\| `(\w+)` \| (.*?) \|", line) for line in table.splitlines()]
+    found = {row[1]: re.findall(r"(\w+)=([\d.]+)", row[2]) for row in rows if row}
+    specs = {name: async_dni.MODELS[name].settings for name in async_dni.MODELS}
+    assert found == {name: [(key, str(value)) for key, value in settings.items()] for name, settings in specs.items()}
+
+
 def test_public_names_are_those_of_type_checkers() -> None:
     """`__init__` loads them when they are asked for; type checkers read imports that are never made."""
     tree = ast.parse(Path(async_dni.__file__).read_text())

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, SubsetRandomSampler, TensorDataset
 
 from async_dni import ConfigError, Trainer
-from async_dni.data.forms import as_source
-from async_dni.data.parts import as_tensor, split
+from async_dni.data.brought.forms import as_source
+from async_dni.data.brought.parts import as_tensor, split
 from async_dni.data.stream import BatchStream
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -130,6 +130,34 @@ def test_several_inputs_in_a_pair_are_a_tuple(data: Any) -> None:
     x = stream[0].x
     assert isinstance(x, tuple)
     assert all(map(torch.equal, x, (X[stream.indices(0)], MASK[stream.indices(0)])))
+
+
+class Masked(nn.Module):
+    """Takes both inputs: of a dictionary, or of a tuple."""
+
+    def __init__(self, first: Any, second: Any) -> None:
+        super().__init__()
+        self.first, self.second, self.layer = first, second, nn.Linear(6, 8)
+
+    def forward(self, x: Any) -> Tensor:
+        return self.layer(x[self.first] * x[self.second])
+
+
+@pytest.mark.parametrize("settings", [{"serial": True}, {"workers": 2}, {"workers": 2, "loader_workers": 1}], ids=str)
+@pytest.mark.parametrize("names", [("a", "mask"), (0, 1)])
+def test_a_network_of_several_inputs_trains_as_of_their_product(names: Any, settings: dict[str, Any]) -> None:
+    def trained(model: nn.Module, data: Any, **settings: Any) -> list[Tensor]:
+        trainer = Trainer(nn.Sequential(model, nn.Linear(8, 2)), batch_size=10, lag=1, **settings)
+        result = trainer.fit(data, steps=6, eval_set=data)
+        return [*result.model.parameters(), torch.tensor(result.history[-1].test_loss)]
+
+    torch.manual_seed(0)
+    expected = trained(nn.Linear(6, 8), ((X * MASK).clone(), Y.clone()), workers=2, serial=True)
+    torch.manual_seed(0)
+    whole = {"a": X.numpy().copy(), "mask": MASK.double().numpy(), "y": Y.numpy().copy()}
+    data = whole if names[0] == "a" else ((whole["a"], whole["mask"]), whole["y"])
+    found = trained(Masked(*names), data, **{"workers": 2, **settings})
+    assert all(map(torch.equal, found, expected))
 
 
 def test_the_target_is_named() -> None:

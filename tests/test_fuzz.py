@@ -19,12 +19,11 @@ from async_dni import ConfigError, ExperimentConfig, ImageDataset, Trainer, Trai
 from async_dni.cli import flag
 from async_dni.data import sets
 from async_dni.fit.prepare import find_run_dir, make_stream
-from async_dni.network.trial import check_last_batch
 
 FIELDS = {
     flag(field.name): field for config in (TrainerConfig, ExperimentConfig) for field in dataclasses.fields(config)
 }
-SWITCHES = [name for name, field in FIELDS.items() if "action" in field.metadata["parser"]]
+SWITCHES = [name for name, field in FIELDS.items() if field.metadata["parser"].get("action") == "store_true"]
 # 10^6 units would be allowed, and take their time
 NUMBERS = st.integers(-3, 70) | st.sampled_from([600, 1025, 10**6 + 1, 2**32 - 1, 2**32, 2**63, 10**30, -(2**63)])
 FLOATS = st.floats().map(str) | st.sampled_from(["1e-3", "1e400", "-0", "1_0", "0x10", "1e-400", ".5", "5."])
@@ -58,10 +57,12 @@ SOMETIMES_STRAY = st.integers(0, 7).flatmap(lambda number: STRAY if number == 7 
 ARGUMENTS = st.builds(lambda options, stray: [*chain(*options), *stray], OPTIONS, SOMETIMES_STRAY)
 
 
-def load_dataset(name: str, data_dir: Path | None, image_size: int | None) -> tuple[ImageDataset, ImageDataset]:
+def load_dataset(
+    name: str, data_dir: Path | None, image_size: int | None, sequence_length: int | None
+) -> tuple[ImageDataset, ImageDataset]:
     """A small data set in place of a download; what is said of a directory is real."""
-    if data_dir is not None:
-        return sets.load_dataset("mnist", data_dir, image_size)
+    if data_dir is not None or sequence_length is not None:
+        return sets.load_dataset("mnist", data_dir, image_size, sequence_length)
     size = image_size or 28
     made = ImageDataset(torch.zeros(600, 1, size, size, dtype=torch.uint8), torch.zeros(600).long(), [0.5], [0.5])
     return made, made
@@ -69,7 +70,7 @@ def load_dataset(name: str, data_dir: Path | None, image_size: int | None) -> tu
 
 def fit(self: Trainer, train_set: Any, *, epochs: int | None, steps: int | None, **rest: Any) -> TrainResult:
     """What `Trainer.fit` looks at first, and no training."""
-    check_last_batch(make_stream(self.config, train_set, epochs, steps), [self.model])
+    make_stream(self.config, train_set, epochs, steps)
     run_dir = find_run_dir(self.config, None)
     if self.config.resume is not None:
         raise ConfigError("resume", self.config.resume, "nothing is to be resumed here")

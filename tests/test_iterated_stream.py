@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Sequ
 
 from async_dni import DataError, Trainer
 from async_dni.data.batches import Batches
-from async_dni.data.forms import loader_of
+from async_dni.data.brought.forms import loader_of
 from async_dni.data.iterated_stream import IteratedStream
 from async_dni.fit.stream import ITERATED
 from async_dni.learning.batch import Batch

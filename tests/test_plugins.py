@@ -9,7 +9,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from test_launch import ROOT
 from test_launch import launch as launch_here
 from torch import nn
 
-from async_dni import METHODS, SYNTHESIZERS, ConfigError, MethodSpec, SynthesizerSpec, Trainer, TrainerConfig
+from async_dni import METHODS, SYNTHESIZERS, ConfigError, Method, MethodSpec, SynthesizerSpec, Trainer, TrainerConfig
 from async_dni.cli import load_plugins
 from async_dni.foundation.registry import Registry
 
@@ -147,12 +148,10 @@ def test_method_says_what_it_can_not_go_with(toys: None) -> None:
         TrainerConfig(method="imitation", synthesizer="linear")
     with pytest.raises(ConfigError, match="synthesizer_hidden: got 8; the bias synthesizer has no hidden layers"):
         TrainerConfig(synthesizer="bias", synthesizer_hidden=(8,))
-    with pytest.raises(ConfigError, match="method: got imitation; imitation needs outputs"):
-        Trainer(network(), method="imitation", batch_size=30).fit((data()[0], torch.randn(90)), steps=1)
 
 
 def test_synthesizer_that_does_not_fit_an_output_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"synthesizer: got convolutional; it is for outputs \[channels, height"):
+    with pytest.raises(ConfigError, match=r"synthesizer: got convolutional; it is for outputs \[channels, \*pos"):
         Trainer(network(), synthesizer="convolutional", batch_size=30).fit(data(), steps=1)
 
 
@@ -191,7 +190,7 @@ def test_example_of_contributing_trains(here: Path) -> None:
 def test_help_lists_what_a_plugin_adds(directory: Path) -> None:
     said = launch("--plugin", "toys", "--help", cwd=directory).stdout
     assert "imitation (of a loss of each stage's own)" in " ".join(said.split())
-    assert "{convolutional,linear,mlp,bias}" in said
+    assert "{convolutional,positionwise,linear,mlp,bias}" in said
 
 
 def test_entry_point_of_an_installed_package_is_a_name(directory: Path) -> None:
@@ -288,15 +287,52 @@ def test_description_that_contradicts_itself_is_an_error(toys: None) -> None:
             dataclasses.replace(METHODS["imitation"], **contradiction)
     METHODS.add(dataclasses.replace(METHODS["backprop"], name="unsure", waits=False, lag=None))
     try:
-        _, stages, _ = Trainer(network(), method="unsure", batch_size=30).cut(data())
-        with pytest.raises(TypeError, match="method 'unsure': what it makes waits for gradients or not"):
-            stages[0].build(torch.device("cpu"))
+        with pytest.raises(ConfigError, match="method 'unsure': what it makes waits for gradients or not"):
+            Trainer(network(), method="unsure", batch_size=30).cut(data())
     finally:
         METHODS.remove("unsure")
 
 
+class Answers(Method):
+    """Answers with what `make` makes of h."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self.make = make
+
+    def now(self, h: Any, target: Any) -> Any:
+        return self.make(h)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (
+            lambda parts: None,
+            r"it can't be made, or answer \(TypeError: method 'local': it makes NoneType; allowed: a Method",
+        ),
+        (
+            lambda parts: Answers(lambda h: h[:, 1:]),
+            r"it gives \[2, 4\] torch.float32 for the gradient of an output \[2, 5\]",
+        ),
+        (
+            lambda parts: Answers(lambda h: None),
+            r"it gives NoneType for the gradient of an output \[2, 5\] torch.float32",
+        ),
+    ],
+    ids=["no method", "another shape", "nothing"],
+)
+def test_method_that_can_not_be_used_is_refused(toys: None, make: Any, sentence: str) -> None:
+    METHODS.add(dataclasses.replace(METHODS["imitation"], name="local", make=make))
+    try:
+        with pytest.raises(ConfigError, match=f"method: got local; {sentence}"):
+            Trainer(network(), method="local", batch_size=30).fit(data(), steps=1)
+    finally:
+        METHODS.remove("local")
+
+
 def test_method_that_can_not_be_pickled_is_named(toys: None) -> None:
-    METHODS.add(dataclasses.replace(METHODS["imitation"], name="local", make=lambda parts: None))
+    lock, made = threading.Lock(), METHODS["imitation"].make
+    METHODS.add(dataclasses.replace(METHODS["imitation"], name="local", make=lambda parts: lock and made(parts)))
     try:
         with pytest.raises(
             ConfigError, match="method: got local; a worker is another process, so its description must be"

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from async_dni import DataError, Trainer
-from async_dni.data.forms import as_source
-from async_dni.data.reducers import register_reducers
+from async_dni.data.brought.forms import as_source
+from async_dni.data.brought.reducers import register_reducers
 from async_dni.data.stream import BatchStream
 
 register_reducers()

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from async_dni import ConfigError, DataError, Trainer, WorkerError, evaluate
 from async_dni.data.batch_check import Labels, check_finite
-from async_dni.data.forms import as_dataset
+from async_dni.data.brought.forms import as_dataset
 from async_dni.data.samples import get_batch
 from async_dni.data.stream import BatchStream, in_memory
 

@@ -433,9 +433,9 @@ def test_every_gradient_is_learnt_with_the_h_and_the_targets_of_its_batch():
 def test_an_update_frees_the_graph():
     stage = build(0, nn.Sequential(nn.Linear(FEATURES, WIDTH)), nonzero_synthesizer(WIDTH, (), 0))
     stage.forward(small_batch())
-    assert stage.pending[0].h.grad_fn is not None
+    assert stage.pending[0].h[0].grad_fn is not None
     stage.update(0)
-    assert stage.pending[0].h.grad_fn is None
+    assert stage.pending[0].h[0].grad_fn is None
     assert not stage.holds_input(0)
 
 
@@ -670,7 +670,13 @@ def test_a_pickled_spec_makes_the_same_stage():
     assert_same(stages[0].state_dict(), stages[1].state_dict())
 
 
-def test_a_built_stage_trains():
-    stage = build(0, small_network()[:1].eval(), nonzero_synthesizer(WIDTH, (9,), CLASSES).eval(), classes=CLASSES)
-    assert stage.module.training
+def test_blocks_of_a_built_stage_stay_in_the_mode_that_they_had():
+    frozen = nn.Sequential(nn.Linear(FEATURES, WIDTH), nn.BatchNorm1d(WIDTH)).eval().requires_grad_(False)
+    module = nn.Sequential(frozen, nn.BatchNorm1d(WIDTH))
+    stage = build(0, module, nonzero_synthesizer(WIDTH, (9,), CLASSES).eval(), classes=CLASSES)
+    assert [layer.training for layer in (frozen[1], module[1])] == [False, True]
     assert stage.method.model.training
+    assert sum(len(group["params"]) for group in stage.optimizer.param_groups) == 2, "those that are not frozen"
+    stage.forward(small_batch())
+    assert torch.equal(frozen[1].running_mean, torch.zeros(WIDTH))
+    assert not torch.equal(module[1].running_mean, torch.zeros(WIDTH))

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from async_dni import ConvSynthesizer, LinearSynthesizer, MLPSynthesizer
-from async_dni.learning.synthesizers import make_synthesizer
-from async_dni.learning.synthesizers.synthesizer import one_hot
+from async_dni import ConfigError, ConvSynthesizer, LinearSynthesizer, MLPSynthesizer, PositionwiseSynthesizer, Trainer
+from async_dni.learning.condition import hot, in_rows
+from async_dni.learning.synthesizers import make_synthesizer, synthesizer_choices
 
 ROWS, CLASSES = 6, 3
 CASES = [
@@ -74,9 +74,7 @@ def test_linear_is_the_papers_equation():
     synthesizer = trained(LinearSynthesizer((2, 3), CLASSES))
     h, y = torch.randn(ROWS, 2, 3), condition(CLASSES)
     assert synthesizer.linear.bias is None
-    expected = (
-        h.view(ROWS, 6) @ synthesizer.linear.weight.T + one_hot(y, CLASSES, h.dtype) @ synthesizer.condition.weight
-    )
+    expected = h.view(ROWS, 6) @ synthesizer.linear.weight.T + hot(y, CLASSES, h.dtype) @ synthesizer.condition.weight
     torch.testing.assert_close(synthesizer(h, y), expected.view(ROWS, 2, 3))
 
 
@@ -84,7 +82,7 @@ def test_mlp_sees_h_and_the_label_side_by_side():
     synthesizer = trained(MLPSynthesizer((5,), (8,), CLASSES))
     h, y = torch.randn(ROWS, 5), condition(CLASSES)
     (linear, norm, relu), output = synthesizer.layers[0], synthesizer.layers[1]
-    expected = output(relu(norm(torch.cat((h, one_hot(y, CLASSES, h.dtype)), 1) @ linear.weight.T)))
+    expected = output(relu(norm(torch.cat((h, hot(y, CLASSES, h.dtype)), 1) @ linear.weight.T)))
     torch.testing.assert_close(synthesizer(h, y), expected)
 
 
@@ -115,8 +113,8 @@ def test_a_prediction_leaves_h_as_it_was(features, hidden, classes):
     assert torch.equal(h, before)
 
 
-def test_one_hot_rows():
-    rows = one_hot(torch.tensor([2, 0]), 3, torch.float32)
+def test_hot_rows():
+    rows = hot(torch.tensor([2, 0]), 3, torch.float32)
     assert rows.tolist() == [[0, 0, 1], [1, 0, 0]]
     assert rows.dtype == torch.float32
 
@@ -135,3 +133,104 @@ def test_gradients_of_a_linear_synthesizer_are_those_of_autograd(features: tuple
     assert expected.keys() == {name for name, parameter in synthesizer.named_parameters() if parameter.grad is not None}
     for name, parameter in synthesizer.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name])
+
+
+@pytest.mark.parametrize(
+    ("seen", "width"),
+    [
+        (None, 0),
+        (torch.tensor([0, 2, 1, 1]), 3),
+        (torch.tensor([[0, 2, 1], [1, -1, 0], [2, 2, 2], [-1, -1, -1]]), 3),
+        (torch.randn(4, 2, generator=torch.Generator().manual_seed(1)), 2),
+        (torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(2)), 2),
+    ],
+    ids=["nothing", "a class a sample", "a class a position", "numbers a sample", "numbers a position"],
+)
+def test_positionwise_is_the_same_at_each_position(seen: torch.Tensor | None, width: int) -> None:
+    synthesizer = trained(PositionwiseSynthesizer((3, 5), (), width))
+    h = torch.randn(4, 3, 5)
+    expected = h @ synthesizer.each.linear.weight.T
+    if seen is None:
+        expected = expected + synthesizer.each.linear.bias
+    else:
+        rows = in_rows(seen, width, h.dtype) @ synthesizer.each.condition.weight
+        expected = expected + (rows.unsqueeze(1) if rows.dim() == 2 else rows)
+    torch.testing.assert_close(synthesizer(h, seen), expected)
+    gradient = torch.randn_like(h)
+    synthesizer(h, seen).backward(gradient)
+    by_autograd = {name: parameter.grad.clone() for name, parameter in synthesizer.named_parameters()}
+    synthesizer.zero_grad()
+    synthesizer.set_gradients(h, seen, gradient)
+    for name, parameter in synthesizer.named_parameters():
+        torch.testing.assert_close(parameter.grad, by_autograd[name], msg=name)
+
+
+def test_size_of_a_synthesizer_does_not_grow_with_positions() -> None:
+    def size(features: tuple[int, ...], **settings: object) -> int:
+        return sum(p.numel() for p in make_synthesizer(features, (), 3, **settings).parameters())
+
+    assert size((10, 8)) == size((1000, 8)) == 8 * 8 + 3 * 8
+    assert size((8, 10), channels_first=True) == size((8, 1000), channels_first=True)
+    assert size((8, 4, 4)) == size((8, 400, 400))
+    assert size((8, 4, 4, 4)) == size((8, 9, 9, 9))
+
+
+@pytest.mark.parametrize("features", [(2, 7), (2, 4, 3), (2, 3, 3, 3)])
+def test_convolutional_sees_a_class_at_its_position(features: tuple[int, ...]) -> None:
+    synthesizer = trained(make_synthesizer(features, (), 3, channels_first=True))
+    h, at = torch.randn(2, *features), torch.randint(0, 3, (2, *features[1:]))
+    planes = torch.cat((h, hot(at, 3, h.dtype).movedim(-1, 1)), 1)
+    torch.testing.assert_close(synthesizer(h, at), synthesizer.layers(planes))
+    assert synthesizer(h, torch.rand(2, *features[1:], 3)).shape == h.shape
+    assert synthesizer(h, torch.rand(2, 3)).shape == h.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("features", "hidden"), [((5,), ()), ((5,), (8,)), ((3, 5), ()), ((2, 4, 4), ())])
+def test_synthesizers_compute_in_the_type_of_h(features, hidden, dtype) -> None:
+    synthesizer = make_synthesizer(features, hidden, CLASSES).to(dtype)
+    assert synthesizer(torch.randn(ROWS, *features).to(dtype), labels).dtype == dtype
+
+
+def test_choices_are_named_with_their_settings() -> None:
+    first, second = synthesizer_choices("mlp:hidden=8x4,convolutional:kernel=3:hidden=6")
+    assert (first.name, first.hidden, first.settings) == ("mlp", (8, 4), {})
+    assert (second.name, second.hidden, second.settings) == ("convolutional", (6,), {"kernel": 3})
+    assert second.make((2, 5, 5), (), 0).layers[0][0].kernel_size == (3, 3)
+    assert first.make((5,), (100,), 0).layers[0][0].out_features == 8
+    for text, sentence in (
+        ("none", "allowed: convolutional, positionwise, linear, mlp"),
+        ("linear:hidden=4", "linear takes no settings"),
+        ("mlp:width=4", "mlp takes hidden="),
+        ("convolutional:kernel", "convolutional takes hidden=…, kernel=…"),
+        ("convolutional:kernel=x", "kernel=x: allowed: whole numbers"),
+        ("convolutional:kernel=3x3", "kernel=3x3: allowed: one number"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            synthesizer_choices(text)
+
+
+def test_each_boundary_may_have_its_own() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(32, 3))
+    data = torch.randn(20, 1, 6, 6), torch.randint(0, 3, (20,))
+    settings = {"split": (1, 2), "batch_size": 10, "synthesizer": "convolutional:kernel=1,mlp:hidden=4"}
+    _, stages, _ = Trainer(model, **settings).cut(data)
+    assert stages[0].synthesizer.layers[0].kernel_size == (1, 1)
+    assert stages[1].synthesizer.layers[0][0].out_features == 4
+    with pytest.raises(ConfigError, match="3 workers have 2 boundaries; allowed: one for all, or one for each"):
+        Trainer(model, split=(1, 2), synthesizer="linear,linear,linear")
+    with pytest.raises(ConfigError, match="where each boundary has its own, allowed: with --split"):
+        Trainer(model, synthesizer="linear,linear")
+
+
+def test_hidden_widths_of_a_method_are_for_vectors() -> None:
+    """1024 channels at every position would take minutes a batch."""
+    data = torch.randn(20, 1, 6, 6), torch.randint(0, 3, (20,))
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+    _, (first, second, _), _ = Trainer(model, split=(1, 2), batch_size=10, method="dni").cut(data)
+    assert [layer[0].out_channels for layer in first.synthesizer.layers[:-1]] == [4, 4]
+    assert [layer[0].out_features for layer in second.synthesizer.layers[:-1]] == [1024, 1024]
+    _, (first, _), _ = Trainer(model, workers=2, split=(1,), batch_size=10, method="dni", synthesizer_hidden=(7,)).cut(
+        data
+    )
+    assert [layer[0].out_channels for layer in first.synthesizer.layers[:-1]] == [7]

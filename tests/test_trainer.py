@@ -179,16 +179,10 @@ def test_serial_reports_as_workers_do(tmp_path: Path) -> None:
             nn.Sequential(TwoOutputs(), nn.Linear(6, 2)),
             Pairs(100),
             {"workers": 2},
-            "output must be one tensor, not tuple",
+            "model: got block '1'; it does not take what comes before it, ([10, 6] torch.float32, [10, 6] torch.float32)",
         ),
         (nn.Linear(6, 2), Pairs(100), {"workers": 1}, "model: got Linear; allowed: an nn.Sequential"),
         (mlp(6, 8, 2), Pairs(100), {"workers": 3}, "workers: got 3; the network has 2 blocks"),
-        (
-            mlp(6, 8, 2),
-            (torch.randn(9, 6), torch.randn(9, 2)),
-            {"batch_size": 9},
-            "method: got cdni; cdni needs outputs",
-        ),
         (
             nn.Sequential(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8)), nn.Linear(8, 2)),
             TensorDataset(torch.randn(11, 6), torch.zeros(11, dtype=torch.int64)),

@@ -18,8 +18,10 @@ from async_dni.learning.blocks import named_blocks
 from async_dni.learning.methods import MethodSpec
 from async_dni.learning.methods.cdni import CDNI
 from async_dni.learning.methods.dni import DNI
+from async_dni.learning.structure import Output
 from async_dni.network.memory import check_fits
-from async_dni.network.partition import block_outputs, partition
+from async_dni.network.outputs import block_outputs
+from async_dni.network.partition import partition
 from async_dni.network.trial import optimizer_name, try_out
 from async_dni.runtime.transport.queue_memory import check_queues
 
@@ -49,7 +51,7 @@ def test_trying_out_changes_neither_the_network_nor_random_numbers() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model[1].calls == 0
     assert all(module.training for module in model.modules())
-    assert [list(h.shape) for h in trial.outputs] == [[10, 6]] * 5 + [[10, 2]]
+    assert [list(h.tensor.shape) for h in trial.outputs] == [[10, 6]] * 5 + [[10, 2]]
     assert torch.equal(trial.first.x, BatchStream(Pairs(), 10, 4, seed=0)[0].x), "nothing worked on it in place"
     assert (trial.classes, tried(model, method=DNI).classes) == (2, 0)
 
@@ -57,7 +59,7 @@ def test_trying_out_changes_neither_the_network_nor_random_numbers() -> None:
 def test_batch_of_one_sample_can_be_tried_out() -> None:
     stream = BatchStream(Pairs(), 1, 4, seed=0)
     trial = try_out(network(nn.BatchNorm1d(6)), nn.CrossEntropyLoss(), CDNI, stream, None)
-    assert trial.outputs[-1].shape == (1, 2)
+    assert trial.outputs[-1].tensor.shape == (1, 2)
 
 
 def test_rows_that_a_mask_chooses_are_refused_though_the_first_batch_keeps_all() -> None:
@@ -128,7 +130,7 @@ def test_optimizers_are_known_by_their_class() -> None:
 
 
 def test_queues_that_fit_in_memory_are_allowed() -> None:
-    activations, target = [torch.zeros(10, 6), torch.zeros(10, 2)], torch.zeros(10, dtype=torch.int64)
+    activations, target = [Output(torch.zeros(10, size), (0,)) for size in (6, 2)], torch.zeros(10, dtype=torch.int64)
     check_queues(4, 10, activations, target)
     check_queues(10**12, 10, activations[1:], target)  # one stage, no queue
     with pytest.raises(ConfigError, match=r"queue_capacity: got 1000000000000; the queues would take .* GiB, and "):

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..foundation.error import ConfigError
 from ..settings.data import AUGMENTATIONS
+from .brought.parts import Parts, form_of_one
 from .image_dataset import ImageDataset
-from .parts import Parts, form_of_one
 from .torchvision_import import torchvision_transforms
 
 PADDING = 4  # pixels on each side, that a crop may reach into

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .parts import Parts, differ_in_length, each, form_of_one, leaves
+from .brought.parts import Parts, differ_in_length, each, form_of_one, leaves
 from .samples import ONE_LENGTH, DataError, names
 
 

@@ -23,7 +23,7 @@ from ..learning.random_state import seeded
 from .augment import Augment
 from .batch_check import BatchCheck, Labels
 from .batches import ITERATING, LOADING, Batches
-from .parts import cast, form, leaves, split
+from .brought.parts import cast, form, leaves, split
 from .samples import DataError, has_rows, raised
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..learning.batch import Batch
-from .parts import each
+from .brought.parts import each
 from .samples import DataError
 
 AHEAD = 2  # batches that each process loads ahead

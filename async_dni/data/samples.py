@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeGuard
 
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from ..foundation.error import ConfigError
-from .parts import Parts, differ_in_length, form, is_pair, leaves, split
+from ..learning.pickling import UNPICKLABLE, SharingPickler
+from .brought.parts import Parts, differ_in_length, form, is_pair, leaves, split
 
 ONE_LENGTH = "pad sequences to one length, in the data set or a DataLoader's collate_fn"
 
@@ -145,7 +144,7 @@ class _Nowhere(io.RawIOBase):
         return len(data)
 
 
-class _DryPickler(ForkingPickler):
+class _DryPickler(SharingPickler):
     """Pickles as for another process, but passes over tensors, which are shared and not copied."""
 
     def __init__(self) -> None:
@@ -164,7 +163,7 @@ def check_picklable(dataset: Dataset, setting: str) -> list[Tensor]:
     pickler = _DryPickler()
     try:
         pickler.dump(dataset)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        allowed = f"stage 0 is another process, so the data set must be picklable: no lambda, no open file ({error})"
+    except UNPICKLABLE as error:
+        allowed = f"stage 0 is another process, so the data set must be picklable: no open file, no lock ({error})"
         raise ConfigError(setting, type(dataset).__name__, allowed) from None
     return pickler.tensors

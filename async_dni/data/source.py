@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .arrays import Arrays
+from .brought.arrays import Arrays
+from .brought.parts import Parts, cast
 from .image_dataset import ImageDataset
-from .parts import Parts, cast
 from .samples import DataError, get_batch, is_tensors, load, misfit
 
 

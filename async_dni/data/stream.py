@@ -15,8 +15,8 @@ from ..learning.random_state import seeded
 from .augment import Augment
 from .batch_check import BatchCheck, Labels, check_finite
 from .batches import LOADING, Batches
+from .brought.parts import cast
 from .loader_processes import LoaderProcesses
-from .parts import cast
 from .samples import DataError
 from .source import Source
 

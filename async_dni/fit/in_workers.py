@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ..data.reducers import register_reducers
+from ..data.brought.reducers import register_reducers
 from ..data.samples import check_picklable
 from ..record.run import Run
 from ..runtime.fork_server import worker_context

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..data.batches import Batches
 from ..data.samples import refused
-from ..foundation.error import ConfigError, reason
-from ..learning.blocks import named_blocks
+from ..learning.blocks import copy_of
 from ..learning.divergence import DivergenceError
-from ..learning.precision import matmul_precision
 from ..learning.stage import StageSpec
-from ..learning.synthesizers import make_synthesizer
+from ..learning.structure import Output, Structure, layout_of
 from ..network.cost import count_costs, measure_costs
-from ..network.memory import check_fits
 from ..network.partition import balance, check_shared, partition
-from ..network.precision_choice import choose_precision
-from ..network.trial import Trial, check_last_batch, check_synthesizer
-from ..record.checkpoint import Checkpoint
+from ..network.step import try_steps
+from ..network.trial import check_one_row
 from ..runtime.machine.device import threads_per_worker
+from .boundaries import Made, boundaries_of, make_boundaries
 from .job import Job
+from .prepare import Prepared
 
 
 @dataclass(frozen=True)
@@ -36,7 +30,7 @@ class Plan:
 
     split: list[int]  # the index of each stage's first block, but for the first stage
     stages: list[StageSpec]
-    outputs: list[Tensor]  # an example of each stage's, [batch, *features]
+    outputs: list[Output]  # each stage's
 
     @property
     def layers(self) -> list[list[str]]:
@@ -44,33 +38,44 @@ class Plan:
         return [stage.layers for stage in self.stages]
 
 
-def make_plan(job: Job, stream: Batches, trial: Trial, checkpoint: Checkpoint | None) -> Plan:
+def make_plan(job: Job, prepared: Prepared) -> Plan:
     """Cut the network: where the settings say, else where the checkpoint was cut, else balanced. Raises `ConfigError`."""
-    model = copy.deepcopy(job.model).cpu()
-    makes = enumerate(trial.outputs[:-1]) if job.method.synthesizer else ()
-    made = [_make_synthesizer(job, i, h, trial) for i, h in makes]
-    synthesizers = made + [None] * (len(model) - len(made))  # one after each block, but for the last
-    spec = _any_stage(job, model, trial)
-    split = _split(job, spec, synthesizers, stream, trial, checkpoint)
+    trial, checkpoint = prepared.trial, prepared.checkpoint
+    model = trained_copy(prepared.model)
+    made = make_boundaries(job, model, trial)
+    spec = _any_stage(job, model, prepared)
+    split = _split(job, spec, made, prepared)
     check_shared(model, split)
     lasts = [*(cut - 1 for cut in split), len(model) - 1]  # each stage's last block
     states = checkpoint.stage_states(split) if checkpoint is not None else [None] * len(lasts)
+    inputs: list[Structure] = [trial.first.x, *(trial.outputs[last].structure for last in lasts)]
     stages = [
         dataclasses.replace(
-            spec,
+            made[lasts[k]].boundary(job, trial, lasts[k], job.devices[k]).applied(spec),
             index=k,
             module=module,
-            synthesizer=synthesizers[lasts[k]],
-            synthesizer_matmul_precision=_precision(job, synthesizers, trial, lasts[k], job.devices[k]),
+            synthesizer=made[lasts[k]].synthesizer,
             state=states[k],
+            input_layout=layout_of(inputs[k]),
         )
         for k, module in enumerate(partition(model, split))
     ]
-    check_last_batch(stream, [stage.synthesizer for stage in stages if stage.synthesizer is not None])
+    for last in lasts[:-1]:
+        for synthesizer, h, labels in made[last].examples(trial, last):
+            assert synthesizer is not None
+            check_one_row(prepared.stream, synthesizer, h[:1], None if labels is None else labels[:1])
+    try_steps(stages, trial.first)
     return Plan(split, stages, [trial.outputs[last] for last in lasts])
 
 
-def _any_stage(job: Job, model: nn.Sequential, trial: Trial) -> StageSpec:
+def trained_copy(model: nn.Sequential) -> nn.Sequential:
+    """A copy for training. A network in evaluation mode as a whole is put into training mode; blocks of one that is not
+    stay as they are, so that what a user has frozen stays so."""
+    copied = copy_of(model)
+    return copied if model.training else copied.train()
+
+
+def _any_stage(job: Job, model: nn.Sequential, prepared: Prepared) -> StageSpec:
     """What all stages have in common; the first, of the whole network, without a synthesizer."""
     config = job.config
     return StageSpec(
@@ -87,76 +92,30 @@ def _any_stage(job: Job, model: nn.Sequential, trial: Trial) -> StageSpec:
         matmul_precision=config.matmul_precision,
         clip_grad_norm=config.clip_grad_norm,
         checks_gradients=config.on_divergence == "skip",
-        classes=trial.classes,
+        classes=prepared.trial.classes,
+        input_layout=layout_of(prepared.trial.first.x),
     )
 
 
-def _split(
-    job: Job,
-    spec: StageSpec,
-    synthesizers: Sequence[nn.Module | None],
-    stream: Batches,
-    trial: Trial,
-    checkpoint: Checkpoint | None,
-) -> list[int]:
-    config, blocks = job.config, list(spec.module)
+def _split(job: Job, spec: StageSpec, made: Sequence[Made], prepared: Prepared) -> list[int]:
+    config, blocks, trial, checkpoint = job.config, list(spec.module), prepared.trial, prepared.checkpoint
     if config.split is not None:
         return list(config.split)
     if config.workers in (1, len(blocks)):
         return list(range(1, config.workers))
     if checkpoint is not None and len(checkpoint.split) == config.workers - 1:
         return checkpoint.split
+    synthesizers = [each.synthesizer for each in made]
     # with a lag, the result is to depend on the seed alone, so cuts not on time
     if config.effective_lag is None:
         with refused("train_set"), suppress(DivergenceError):  # a worker will tell where it diverged
-            precisions = [_precision(job, synthesizers, trial, block) for block in range(len(blocks))]
+            boundaries = boundaries_of(made, job, trial)
             threads = threads_per_worker(config)
+            try_steps([spec], trial.first)  # what is measured makes steps, too
             # what is loaded in processes of its own costs stage 0 nothing
-            load = (lambda: trial.first) if config.loader_workers else lambda: stream[0]
-            costs = measure_costs(spec, blocks, synthesizers, load, threads, precisions)
+            load = (lambda: trial.first) if config.loader_workers else lambda: prepared.stream[0]
+            costs = measure_costs(spec, blocks, synthesizers, load, threads, boundaries)
             return balance(*costs, config.workers)
-    every = config.synthesizer_every
-    costs = count_costs(blocks, synthesizers, trial.outputs, trial.first.x, trial.classes, every)
+    conditions = [each.conditions for each in made]
+    costs = count_costs(blocks, synthesizers, trial.outputs, trial.first, conditions, config.synthesizer_every)
     return balance(*costs, config.workers)
-
-
-@contextmanager
-def _refused(name: str, arguments: str) -> Iterator[None]:
-    """What can't be made of these arguments is refused."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError("synthesizer", name, f"it can't be made of {arguments} ({reason(error)})") from error
-
-
-def _precision(
-    job: Job, synthesizers: Sequence[nn.Module | None], trial: Trial, block: int, device: str = "cpu"
-) -> str:
-    """That of the synthesizer after a block, in a stage on `device`."""
-    labels = trial.first.target if trial.classes else None
-    given = job.config.synthesizer_matmul_precision
-    return choose_precision(given, synthesizers[block], trial.outputs[block], labels, device)
-
-
-def _make_synthesizer(job: Job, block: int, h: Tensor, trial: Trial) -> nn.Module:
-    """The synthesizer of a cut after a block; its weights depend on the seed and the block, not on other cuts."""
-    features, classes = tuple(h.shape[1:]), trial.classes
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.config.seed * 1_000_003 + 1 + block)
-        if job.synthesizer is not None:
-            with _refused(getattr(job.synthesizer, "__name__", "a function"), "(features, classes)"):
-                synthesizer = job.synthesizer(features, classes)
-        else:
-            hidden, name = job.config.hidden, job.config.synthesizer
-            make = partial(make_synthesizer, features, hidden, classes, name)
-            with _refused(name or "the default", "(features, hidden, classes)"):
-                check_fits(make, "synthesizer_hidden", hidden, f"a synthesizer for an output {list(features)}")
-                synthesizer = make()
-            if name is None:
-                return synthesizer
-    labels = trial.first.target if classes else None
-    with matmul_precision(job.config.synthesizer_matmul_precision or "highest", h.device):
-        check_synthesizer(synthesizer, named_blocks(job.model)[block][0], h, labels)
-    return synthesizer

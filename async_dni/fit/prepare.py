@@ -7,11 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from ..config import TrainerConfig
 from ..data.batches import Batches
+from ..data.samples import refused
 from ..data.source import Source
 from ..foundation.error import ConfigError
-from ..network.trial import Trial, check_last_batch, optimizer_name, try_out
+from ..learning.structure import mapped
+from ..network.outputs import copied_whole, materialized
+from ..network.trial import Trial, check_one_row, optimizer_name, try_out
 from ..record.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from ..record.run_dir import RunDir
 from ..record.schedule import Schedule
@@ -23,6 +29,7 @@ from .stream import make_eval_set, make_stream
 class Prepared:
     """What is trained on, and from where; and what one batch came to."""
 
+    model: nn.Sequential  # the user's, or, where that has lazy parameters, a copy that a batch went through
     stream: Batches
     eval_set: Source | None
     trial: Trial
@@ -42,14 +49,23 @@ def prepare(
 ) -> Prepared:
     """Look at everything that is given. Raises `ConfigError`."""
     stream = make_stream(job, train_set, epochs, steps)
-    check_last_batch(stream, [job.model])
     dataset = make_eval_set(job, eval_set)
     run_dir = find_run_dir(job.config, runs)
-    trial = try_out(job.model, job.loss_fn, job.method, stream, dataset)
-    identity = _identity(job, stream, trial)
-    checkpoint = _checkpoint(job, stream, identity)
+    model = whole_model(job, stream)
+    trial = try_out(model, job.loss_fn, job.method, stream, dataset, job.condition)
+    identity = _identity(job, model, stream, trial)
+    checkpoint = _checkpoint(job, model, stream, identity)
     schedule = _schedule(job.config, stream, checkpoint, evaluates=dataset is not None)
-    return Prepared(stream, dataset, trial, run_dir, identity, checkpoint, schedule)
+    return Prepared(model, stream, dataset, trial, run_dir, identity, checkpoint, schedule)
+
+
+def whole_model(job: Job, stream: Batches) -> nn.Sequential:
+    """The network, with all its parameters. Raises `ConfigError` where it takes no batch, or not the smallest."""
+    with refused("train_set"):
+        x = stream[0].x
+    model = materialized(job.model, x, job.config.seed)
+    check_one_row(stream, model, mapped(lambda part: part[:1], x))
+    return model
 
 
 def find_run_dir(config: TrainerConfig, runs: Path | None) -> RunDir | None:
@@ -66,15 +82,16 @@ def find_run_dir(config: TrainerConfig, runs: Path | None) -> RunDir | None:
     return run_dir
 
 
-def _identity(job: Job, stream: Batches, trial: Trial) -> dict[str, Any]:
-    config = job.config
+def _identity(job: Job, model: nn.Sequential, stream: Batches, trial: Trial) -> dict[str, Any]:
+    config, target = job.config, trial.first.target.contiguous()
+    trained = [parameter for parameter in copied_whole(model).parameters() if parameter.requires_grad]
     return {
         "method": config.method,
         "seed": config.seed,
         "batch_size": config.batch_size,
         "samples": stream.samples,
-        "targets_checksum": zlib.crc32(trial.first.target.contiguous().numpy().tobytes()),
-        "optimizer": optimizer_name(job.optimizer),
+        "targets_checksum": zlib.crc32(target.view(-1).view(torch.uint8).numpy().tobytes()),
+        "optimizer": optimizer_name(job.optimizer, trained),
         "synthesizer": config.synthesizer,
         "synthesizer_hidden": list(config.hidden) if job.method.synthesizer else None,
         "synthesizer_every": config.synthesizer_every,
@@ -91,13 +108,13 @@ def _schedule(config: TrainerConfig, stream: Batches, checkpoint: Checkpoint | N
     )
 
 
-def _checkpoint(job: Job, stream: Batches, identity: dict[str, Any]) -> Checkpoint | None:
+def _checkpoint(job: Job, model: nn.Sequential, stream: Batches, identity: dict[str, Any]) -> Checkpoint | None:
     resume = job.config.resume
     if resume is None:
         return None
     path = newest_checkpoint(resume)
     checkpoint = load_checkpoint(path)
-    checkpoint.check(path, job.model, identity)
+    checkpoint.check(path, model, identity)
     if checkpoint.step >= stream.steps:
         at = f"it is at step {checkpoint.step} already; allowed: more --epochs or --steps, not {stream.steps} steps in all"
         raise ConfigError("resume", resume, at)

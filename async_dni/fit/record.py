@@ -34,7 +34,7 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
             job.progress.on_note(f"new cuts after blocks {', '.join(afresh)}: their synthesizers start afresh")
         job.progress.on_note(f"going on from step {checkpoint.step}")
     return Run(
-        job.model,
+        prepared.model,
         job.loss_fn,
         prepared.eval_set,
         prepared.stream,
@@ -45,7 +45,7 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
         threads=threads_per_worker(job.config),
         about={
             "identity": prepared.identity,
-            "blocks": [name for name, _ in named_blocks(job.model)],
+            "blocks": [name for name, _ in named_blocks(prepared.model)],
             "split": plan.split,
         },
         wall_seconds=0.0 if checkpoint is None else checkpoint.wall_seconds,

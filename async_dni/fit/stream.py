@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from ..config import TrainerConfig
 from ..data.augment import Augment
 from ..data.batches import Batches
-from ..data.forms import as_source, loader_of
+from ..data.brought.forms import as_source, loader_of
+from ..data.brought.parts import leaves
 from ..data.iterated_stream import IteratedStream, batches_of
-from ..data.parts import leaves
 from ..data.samples import refused
 from ..data.source import Source
 from ..data.stream import BatchStream

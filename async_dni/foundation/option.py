@@ -72,6 +72,11 @@ def words(value: Any) -> str | None:
     return None if fits else "allowed: words, separated by commas"
 
 
+def names(value: Any) -> str | None:
+    """Check that a value is a sequence of words, and not an empty one."""
+    return words(value) or (None if value else "allowed: at least one name")
+
+
 def widths(value: Any) -> str | None:
     """Check that a value is a sequence of numbers of units (it may be empty)."""
     fits = isinstance(value, Sequence) and all(type(item) is int and 1 <= item <= MOST_UNITS for item in value)

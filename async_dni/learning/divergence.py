@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import named_blocks
+from .structure import Structure, parts_of
 
 REMEDY = "see --on-divergence, --clip-grad-norm and the learning rate"
 
@@ -21,18 +22,23 @@ def is_finite(tensor: Tensor) -> bool:
     return math.isfinite(float(tensor.detach().sum())) or bool(torch.isfinite(tensor).all())
 
 
-def check_output(module: nn.Module, x: Tensor, h: Tensor) -> None:
+def are_finite(structure: Structure) -> bool:
+    """Whether all of a structure's floating parts are."""
+    return all(is_finite(part) for part in parts_of(structure) if part.is_floating_point())
+
+
+def check_output(module: nn.Module, x: Structure, h: Structure) -> None:
     """Raise `DivergenceError`, naming the block, where the output h of a stage on x is not finite."""
-    if is_finite(h):
+    if are_finite(h):
         return
-    if not is_finite(x):
+    if not are_finite(x):
         raise DivergenceError("the input is not finite")
     with torch.no_grad():
         for name, block in named_blocks(module):
             if wrong := wrong_parameters(block, name):
                 raise DivergenceError(f"the weights {wrong[0]!r} are not finite")
             x = block(x)
-            if not is_finite(x):
+            if not are_finite(x):
                 raise DivergenceError(f"the output of block {name!r} is not finite")
     raise DivergenceError("the output is not finite")  # and is, when computed again: a layer that is random
 

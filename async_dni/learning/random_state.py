@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,8 +45,10 @@ class RandomState:
         return cls(torch_state, _of_numpy(numpy_state), _of_python(random.Random(_number(words)).getstate()))
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor]) -> RandomState:
-        """What `as_dict` gave."""
+    def of(cls, state: Mapping[str, Tensor] | Tensor) -> RandomState:
+        """What `as_dict` gave; of a checkpoint that has PyTorch's alone, that, and others that are seeded by 0."""
+        if isinstance(state, Tensor):
+            return replace(cls.seeded(0), torch=state)
         return cls(state["torch"], state["numpy"], state["python"])
 
     def as_dict(self) -> dict[str, Tensor]:

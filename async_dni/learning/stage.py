@@ -14,7 +14,7 @@ For a batch b, in stage k with layers f, input x = h_{k-1} and output h = h_k:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -26,11 +26,14 @@ from torch.optim import Optimizer
 
 from .batch import Batch
 from .blocks import named_blocks
+from .condition import Condition
 from .divergence import DivergenceError, check_grad_input, check_gradients, check_output, check_weights
 from .methods import Loss, Method, MethodParts, MethodSpec
 from .methods.loss_gradient import LossGradient
+from .methods.several import Several
 from .optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
 from .precision import matmul_precision
+from .structure import Gradient, Structure, all_of, carries, layout_of, one_or_all, parts_of, together
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -39,8 +42,9 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 class Pending:
     """A batch whose gradient has not come back yet."""
 
-    x: Tensor | None  # None when the stage has updated on the batch: the slot it came in is another's by then
-    h: Tensor  # with its graph, until the stage has updated on it
+    # the parts that carry gradients, of the input and of the output
+    x: list[Tensor] | None  # None when the stage has updated on the batch: the slot it came in is another's by then
+    h: list[Tensor]  # with their graph, until the stage has updated on it
     target: Tensor
 
 
@@ -71,6 +75,7 @@ class Stage:
         clip_grad_norm: float | None = None,
         checks_gradients: bool = False,
         precision: str | None = None,
+        input_layout: Any = None,
     ) -> None:
         self.gradients, self.synthesizer_every, self.clip_grad_norm = gradients, synthesizer_every, clip_grad_norm
         self.checks_gradients = checks_gradients or clip_grad_norm is not None
@@ -79,33 +84,49 @@ class Stage:
         self.is_first, self.is_last = is_first, is_last
         self.pending: dict[int, Pending] = {}  # by batch index, oldest first
         self.weight_version = 0  # updates made so far
+        self.input_layout = input_layout
+        self.output: Structure = None  # of the newest batch, detached
         self._parameters = list(module.parameters())
         self._buffers = list(module.buffers()) if checks_gradients else []
-        # autograd refuses layers that change their input in place where that is a leaf; they get a copy
-        self._copies_input = any(getattr(layer, "inplace", False) for layer in module.modules())
+        # Autograd refuses layers that change their input in place where that is a leaf, so they get a copy. The first batch
+        # is copied to see whether they do (None: not known yet).
+        self._writes_input = True if any(getattr(layer, "inplace", False) for layer in module.modules()) else None
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch) -> Structure:
         """The stage's output h for a batch, `[batch, *features]`, detached."""
-        x = batch.x.detach().requires_grad_() if self.sends_gradient(batch.index) else batch.x
+        sends = self.sends_gradient(batch.index)
+        x = [part.detach().requires_grad_() if sends and carries(part) else part for part in parts_of(batch.x)]
         buffers = [buffer.clone() for buffer in self._buffers]
         late = present_weights(self.module) if self.method.late else nullcontext()
-        with late, matmul_precision(self.precision, x.device):
-            h = self.module(x.clone() if self._copies_input else x)
-        if h.untyped_storage().data_ptr() == batch.x.untyped_storage().data_ptr():
-            h = h.clone()  # h is kept for longer than x
-        self.pending[batch.index] = Pending(x, h, batch.target)
+        with late, matmul_precision(self.precision, batch.target.device):
+            out = self._applied(x, layout_of(batch.x))
+        theirs = {part.untyped_storage().data_ptr() for part in x}  # h is kept for longer than x
+        h = [part.clone() if part.untyped_storage().data_ptr() in theirs else part for part in parts_of(out)]
+        self.output = together([part.detach() for part in h], layout_of(out))
+        self.pending[batch.index] = Pending(list(filter(carries, x)), list(filter(carries, h)), batch.target)
         try:
-            check_output(self.module, batch.x, h)
+            check_output(self.module, batch.x, self.output)
         except DivergenceError:
             for buffer, before in zip(self._buffers, buffers, strict=True):
                 buffer.data.copy_(before)  # past autograd, whose graphs keep it, and have no use for it
             raise
-        return h.detach()
+        return self.output
 
-    def update(self, index: int) -> Tensor | None:
+    def _applied(self, x: list[Tensor], layout: Any) -> Structure:
+        """What the layers make of an input's parts."""
+        if self._writes_input is False:
+            return self.module(together(x, layout))
+        copies = [part.clone() for part in x]
+        versions = [part._version for part in copies]
+        out = self.module(together(copies, layout))
+        if self._writes_input is None:
+            self._writes_input = [part._version for part in copies] != versions
+        return out
+
+    def update(self, index: int) -> Gradient | None:
         """Update on a batch with the gradient that can be had now; returns ∂/∂x, or None where there is none yet."""
         pending = self.pending[index]
-        grad_output = self.method.now(pending.h.detach(), pending.target)
+        grad_output = self.method.now(one_or_all([part.detach() for part in pending.h]), pending.target)
         if grad_output is None:
             return None
         grad_input = self._backward(pending, grad_output)
@@ -113,12 +134,12 @@ class Stage:
             del self.pending[index]
         return grad_input
 
-    def learn(self, index: int, grad_output: Tensor) -> Tensor | None:
+    def learn(self, index: int, grad_output: Gradient) -> Gradient | None:
         """Take the gradient that came back for a batch, shaped like its h; returns ∂/∂x where the update had waited."""
         pending = self.pending.pop(index)
         if pending.x is not None:
             return self._backward(pending, grad_output)
-        self.method.learn(pending.h, pending.target, grad_output)
+        self.method.learn(one_or_all(pending.h), pending.target, grad_output)
         return None
 
     def sends_gradient(self, index: int) -> bool:
@@ -140,24 +161,26 @@ class Stage:
         """No gradient will come back for this batch: its activation was not sent."""
         self.pending.pop(index, None)
 
-    def _backward(self, pending: Pending, grad_output: Tensor) -> Tensor | None:
+    def _backward(self, pending: Pending, grad_output: Gradient) -> Gradient | None:
+        assert pending.x is not None
         x, h = pending.x, pending.h
-        pending.x, pending.h = None, h.detach()
+        pending.x, pending.h = None, [part.detach() for part in h]
         clear_gradients(self._parameters)
-        if h.requires_grad:
-            with matmul_precision(self.precision, h.device):
-                torch.autograd.backward(h, grad_output)
+        roots = [(part, gradient) for part, gradient in zip(h, all_of(grad_output), strict=True) if part.requires_grad]
+        if roots:
+            with matmul_precision(self.precision, pending.target.device):
+                torch.autograd.backward([part for part, _ in roots], [gradient for _, gradient in roots])
         scale = self._check_gradients() if self.checks_gradients else 1.0
-        if x is not None and x.grad is not None:
-            check_grad_input(self.module, x.grad)
+        for gradient in (part.grad for part in x if part.grad is not None):
+            check_grad_input(self.module, gradient)
             if scale < 1.0 and self.method.predicts:
-                x.grad *= scale
+                gradient *= scale
         if self.optimizer is not None:
             self.optimizer.step()
         self.weight_version += 1
-        if x is None or not x.requires_grad:
+        if not any(part.requires_grad for part in x):
             return None
-        return torch.zeros_like(x) if x.grad is None else x.grad
+        return one_or_all([torch.zeros_like(part) if part.grad is None else part.grad for part in x])
 
     def check_weights(self) -> None:
         """Raise `DivergenceError`, naming the layer, where a weight of the layers or of the method's model is not finite."""
@@ -182,13 +205,13 @@ class Stage:
         """
         if any(self.holds_input(index) for index in self.pending):
             raise RuntimeError("a batch waits for its gradient")
-        pending = [{"index": index, "h": p.h, "target": p.target} for index, p in self.pending.items()]
+        pending = [{"index": index, "h": one_or_all(p.h), "target": p.target} for index, p in self.pending.items()]
         return {**self.trained_state(), "pending": pending}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         self.load_trained_state(state)
-        self.pending = {p["index"]: Pending(None, p["h"], p["target"]) for p in state["pending"]}
+        self.pending = {p["index"]: Pending(None, list(all_of(p["h"])), p["target"]) for p in state["pending"]}
 
     def trained_state(self) -> dict[str, Any]:
         """What training changes: all but the batches whose gradients are under way."""
@@ -242,9 +265,10 @@ class StageSpec:
     optimizer: OptimizerFactory
     loss_fn: Loss
     method: MethodSpec
-    synthesizer: nn.Module | None  # None in the last stage, and for methods that want none
+    # None in the last stage, and for methods that want none; of an output of several carrying parts, an nn.ModuleList
+    synthesizer: nn.Module | None
     synthesizer_lr: float | None  # None: that of the stage's optimizer, if it is an Adam, else 1e-3
-    classes: int  # of the labels that the method sees, 0 where it sees none
+    classes: int  # of what the method sees of the target, 0 where it sees nothing
     lag: int | None = None  # None: gradients are learnt from when they come
     synthesizer_every: int = 1
     synthesizer_matmul_precision: str = "highest"
@@ -252,6 +276,9 @@ class StageSpec:
     clip_grad_norm: float | None = None
     checks_gradients: bool = False
     state: dict[str, Any] | None = None  # of a checkpoint, to go on from
+    conditions: Sequence[Condition | None] = (None,)  # what the method sees of the target, for each carrying part
+    dims: Sequence[int] = (0,)  # which dimension of each carrying part of the output counts the samples
+    input_layout: Any = None  # of what the stage takes (`structure.layout_of`)
 
     @property
     def layers(self) -> list[str]:
@@ -259,15 +286,15 @@ class StageSpec:
         return [name for name, _ in named_blocks(self.module)]
 
     def build(self, device: torch.device) -> Stage:
-        """The stage, on `device`."""
-        module = self.module.to(device).train()
-        parameters = list(module.parameters())
+        """The stage, on `device`. Its blocks are in training mode or not as they were given: a frozen one stays so."""
+        module = self.module.to(device)
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         optimizer = self.optimizer(parameters) if parameters else None
         is_first, is_last = self.index == 0, self.index == self.num_stages - 1
         stage = Stage(
             module,
             optimizer,
-            self._build_method(device, optimizer),
+            self.make_method(device, optimizer),
             is_first=is_first,
             is_last=is_last,
             gradients=self.method.gradients,
@@ -275,30 +302,47 @@ class StageSpec:
             clip_grad_norm=self.clip_grad_norm,
             checks_gradients=self.checks_gradients,
             precision=self.matmul_precision,
+            input_layout=self.input_layout,
         )
         if self.state is not None:
             stage.load_state_dict(to_device(self.state, device))
         return stage
 
-    def _build_method(self, device: torch.device, optimizer: Optimizer | None) -> Method:
+    def make_method(self, device: torch.device, optimizer: Optimizer | None) -> Method:
+        """How the stage comes by its gradients; `optimizer`: of its layers."""
         if self.index == self.num_stages - 1:
             loss_fn = self.loss_fn.to(device) if isinstance(self.loss_fn, nn.Module) else self.loss_fn
             return LossGradient(loss_fn)
         synthesizer = None if self.synthesizer is None else self.synthesizer.to(device).train()
-        parts = MethodParts(
+        several = len(self.dims) > 1 and not self.method.waits
+        given = (
+            list(synthesizer) if several and isinstance(synthesizer, nn.ModuleList) else [synthesizer] * len(self.dims)
+        )
+        methods = [
+            self.method.make(self._method_parts(optimizer, own, condition))
+            for own, condition in zip(given if several else [synthesizer], self.conditions, strict=several)
+        ]
+        for method in methods:
+            if not isinstance(method, Method):
+                raise TypeError(f"method {self.method.name!r}: it makes {type(method).__name__}; allowed: a Method")
+            if method.waits != self.method.waits:
+                raise TypeError(
+                    f"method {self.method.name!r}: what it makes waits for gradients or not, and it says otherwise"
+                )
+        return Several(methods, self.dims) if several else methods[0]
+
+    def _method_parts(
+        self, optimizer: Optimizer | None, synthesizer: nn.Module | None, condition: Condition | None
+    ) -> MethodParts:
+        return MethodParts(
             optimizer=optimizer,
             synthesizer=synthesizer,
-            classes=self.classes,
+            classes=self.classes if condition is None else condition.width,
             lag=self.lag,
             synthesizer_lr=self.synthesizer_lr,
             synthesizer_matmul_precision=self.synthesizer_matmul_precision,
+            condition=condition,
         )
-        method = self.method.make(parts)
-        if method.waits != self.method.waits:
-            raise TypeError(
-                f"method {self.method.name!r}: what it makes waits for gradients or not, and it says otherwise"
-            )
-        return method
 
 
 def to_device(tree: Any, device: torch.device) -> Any:
@@ -307,4 +351,4 @@ def to_device(tree: Any, device: torch.device) -> Any:
         return tree.to(device)
     if isinstance(tree, dict):
         return {key: to_device(value, device) for key, value in tree.items()}
-    return [to_device(value, device) for value in tree] if isinstance(tree, list) else tree
+    return type(tree)(to_device(value, device) for value in tree) if isinstance(tree, list | tuple) else tree

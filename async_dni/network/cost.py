@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -17,8 +17,12 @@ from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..learning.batch import Batch
+from ..learning.blocks import copy_of
+from ..learning.condition import Condition
 from ..learning.methods.backprop import BACKPROP
+from ..learning.methods.several import Several
 from ..learning.stage import StageSpec
+from ..learning.structure import Gradient, Output, Structure, carries, one_or_all, parts_of
 
 T = TypeVar("T")
 
@@ -27,22 +31,35 @@ LONG = 1.0  # seconds after which no further round is begun
 CACHE = 8 * 2**20  # bytes, more than a core's own cache
 
 
+@dataclass(frozen=True)
+class Boundary:
+    """What comes with the synthesizer after a block, in the stage that it would end."""
+
+    precision: str
+    conditions: Sequence[Condition | None] = (None,)  # for each carrying part of the output
+    dims: Sequence[int] = (0,)
+
+    def applied(self, spec: StageSpec) -> StageSpec:
+        """A stage with it."""
+        return replace(spec, synthesizer_matmul_precision=self.precision, conditions=self.conditions, dims=self.dims)
+
+
 def measure_costs(
     spec: StageSpec,
     blocks: Sequence[nn.Module],
     synthesizers: Sequence[nn.Module | None],
     load: Callable[[], Batch],
     threads: int,
-    precisions: Sequence[str] | None = None,
+    boundaries: Sequence[Boundary] | None = None,
 ) -> tuple[list[float], list[float]]:
     """Seconds that each block takes for a batch (forward, backward, step), and a synthesizer after it (predict, learn).
 
     Loading the batch counts with the first block. What every stage takes whatever its blocks (an optimizer's call, say) is in
     no block's cost. `spec` gives the optimizer and loss; its module is not used. Nothing given is changed, but that the batch
-    is loaded some times. For a moment this takes the memory of training the whole network in one process. `precisions`: of
-    each synthesizer; without, the spec's.
+    is loaded some times. For a moment this takes the memory of training the whole network in one process. `boundaries`: what
+    comes with the synthesizers; without, the spec's.
     """
-    precisions = precisions or [spec.synthesizer_matmul_precision] * len(blocks)
+    boundaries = boundaries or [Boundary(spec.synthesizer_matmul_precision, spec.conditions, spec.dims)] * len(blocks)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     spec, locked, costs, cut_costs = (
@@ -67,8 +84,8 @@ def measure_costs(
                 train = _training(locked, place, num_stages, [block], Batch(0, x, batch.target))
                 seconds, x = _fastest(train)
                 costs.append(seconds)
-                rounded = replace(spec, synthesizer_matmul_precision=precisions[index])
-                cut_costs.append(_measure_synthesizer(rounded, synthesizer, x, batch.target, leave_cache))
+                there = boundaries[index].applied(spec)
+                cut_costs.append(_measure_synthesizer(there, synthesizer, x, batch.target, leave_cache))
     finally:
         torch.set_num_threads(before)
     costs = _without_overhead(costs, whole, [_learns(block) for block in blocks])
@@ -101,29 +118,35 @@ def _without_overhead(costs: Sequence[float], whole: float, learns: Sequence[boo
 def count_costs(
     blocks: Sequence[nn.Module],
     synthesizers: Sequence[nn.Module | None],
-    outputs: Sequence[Tensor],
-    x: Tensor,
-    classes: int,
+    outputs: Sequence[Output],
+    first: Batch,
+    conditions: Sequence[Sequence[Condition | None]],
     synthesizer_every: int = 1,
 ) -> tuple[list[float], list[float]]:
-    """Multiplications that each block takes for x `[batch, ...]` (forward and backward), and a synthesizer after it.
+    """Multiplications that each block takes for a batch (forward and backward), and a synthesizer after it.
+
+    `conditions`: what each synthesizer sees of the target, for each carrying part of the output before it.
 
     Those in bfloat16 count like those in float32: what is faster depends on the machine, and this must not.
     """
-    costs, cut_costs = [], []
-    for index, (block, synthesizer, h) in enumerate(zip(blocks, synthesizers, outputs, strict=True)):
+    costs, cut_costs, x = [], [], first.x
+    for index, (block, h) in enumerate(zip(blocks, outputs, strict=True)):
         backward = 1 + _passes_gradients(blocks, index)
-        costs.append((1.0 + backward) * _count(block, x) + h.numel())
+        costs.append((1.0 + backward) * _count(block, x) + sum(part.numel() for part in h.parts))
         # a prediction to update with; to learn, another, and its gradient with respect to the weights
-        labels = h.new_zeros(len(h), dtype=torch.int64) if classes else None
-        products = 1 + 2 / synthesizer_every
-        cut_costs.append(0.0 if synthesizer is None else products * _count(synthesizer, h, labels))
-        x = h
+        products, whole = 1 + 2 / synthesizer_every, synthesizers[index]
+        each = list(whole) if isinstance(whole, nn.ModuleList) else [] if whole is None else [whole]
+        counts = [
+            _count(synthesizer, part.movedim(dim or 0, 0), condition and condition(first.target))
+            for synthesizer, condition, (part, dim) in zip(each, conditions[index], h.carrying, strict=False)
+        ]
+        cut_costs.append(products * sum(counts))
+        x = h.structure
     return costs, cut_costs
 
 
-def _count(module: nn.Module, *inputs: Tensor | None) -> int:
-    module = copy.deepcopy(module).eval()
+def _count(module: nn.Module, *inputs: Structure) -> int:
+    module = copy_of(module).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(*inputs)
     return counter.get_total_flops() // 2
@@ -131,19 +154,20 @@ def _count(module: nn.Module, *inputs: Tensor | None) -> int:
 
 def _training(
     spec: StageSpec, index: int, num_stages: int, blocks: Sequence[nn.Module], batch: Batch
-) -> Callable[[], Tensor]:
+) -> Callable[[], Structure]:
     """Trains a stage of these blocks on a batch at each call, at a learning rate of 0; returns its output."""
-    module = nn.Sequential(*copy.deepcopy(list(blocks)))
+    module = nn.Sequential(*map(copy_of, blocks))
     stage = replace(spec, index=index, num_stages=num_stages, module=module).build(torch.device("cpu"))
     _stand_still(stage.optimizer)
-    gradient: Tensor | None = None
+    gradient: Gradient | None = None
 
-    def run() -> Tensor:
+    def run() -> Structure:
         nonlocal gradient
         h = stage.forward(batch)
         stage.update(batch.index)
         if batch.index in stage.pending:
-            gradient = torch.ones_like(h) if gradient is None else gradient
+            if gradient is None:
+                gradient = one_or_all([torch.ones_like(part) for part in parts_of(h) if carries(part)])
             stage.learn(batch.index, gradient)
         return h
 
@@ -151,17 +175,18 @@ def _training(
 
 
 def _measure_synthesizer(
-    spec: StageSpec, synthesizer: nn.Module | None, h: Tensor, target: Tensor, before: Callable[[], object]
+    spec: StageSpec, synthesizer: nn.Module | None, h: Structure, target: Tensor, before: Callable[[], object]
 ) -> float:
     if synthesizer is None:
         return 0.0
     module = nn.Sequential(nn.Linear(1, 1))
     copied = copy.deepcopy(synthesizer)
     stage = replace(spec, index=0, num_stages=2, module=module, synthesizer=copied).build(torch.device("cpu"))
-    method = stage.method
-    _stand_still(method.optimizer)
-    predicting, _ = _fastest(lambda: method.now(h, target), before)
-    learning, _ = _fastest(lambda: method.learn(h, target, h), before)
+    method, carrying = stage.method, one_or_all([part for part in parts_of(h) if carries(part)])
+    for each in method.methods if isinstance(method, Several) else [method]:
+        _stand_still(each.optimizer)
+    predicting, _ = _fastest(lambda: method.now(carrying, target), before)
+    learning, _ = _fastest(lambda: method.learn(carrying, target, carrying), before)
     return predicting + learning / spec.synthesizer_every
 
 

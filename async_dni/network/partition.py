@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cache
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..foundation.error import ConfigError, reason
+from ..foundation.error import ConfigError
 from ..learning.blocks import named_blocks
 
+NETWORKS = "an nn.Sequential, each child of which is a block; of another module, split_points name where it is cut"
 
-def check_partition(model: nn.Module, workers: int, split: Sequence[int] | None) -> None:
-    """Raise `ConfigError` unless a network has something to train, a block a worker, and `split` between its blocks."""
+
+def check_partition(model: nn.Module, workers: int, split: Sequence[int] | None) -> nn.Sequential:
+    """The network. Raises `ConfigError` unless it has something to train, a block a worker, and `split` between its blocks."""
     if not isinstance(model, nn.Sequential):
-        raise ConfigError("model", type(model).__name__, "allowed: an nn.Sequential, each child of which is a block")
+        raise ConfigError("model", type(model).__name__, f"allowed: {NETWORKS}")
     if workers > len(model):
         raise ConfigError("workers", workers, f"the network has {len(model)} blocks; allowed: 1 to {len(model)}")
     if split is not None and split[-1] >= len(model):
@@ -25,13 +25,9 @@ def check_partition(model: nn.Module, workers: int, split: Sequence[int] | None)
         raise ConfigError(
             "split", ",".join(map(str, split)), f"the network has {len(model)} blocks; allowed: cuts from 1 to {last}"
         )
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            block = name.split(".")[0]
-            lazy = "it has lazy parameters; allowed: a network that a batch has gone through once"
-            raise ConfigError("model", f"block {block!r}", lazy)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("model", "nothing to train", "allowed: at least one parameter that requires a gradient")
+    return model
 
 
 def partition(model: nn.Sequential, split: Sequence[int]) -> list[nn.Sequential]:
@@ -74,65 +70,3 @@ def balance(costs: Sequence[float], cut_costs: Sequence[float], num_stages: int)
         return min(options)
 
     return list(best(0, num_stages)[1])
-
-
-def block_outputs(model: nn.Sequential, x: Tensor) -> list[Tensor]:
-    """An example of every block's output for x, `[batch, *features]`, in evaluation mode. Random numbers are left alone.
-
-    Raises `ConfigError`, naming the block, where a block does not take what comes before it, and where its output is
-    not one tensor of floats that has a row for each of x, and the same features for other rows and for fewer of them.
-    """
-    half = len(x) // 2
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        outputs = _outputs(model.eval(), x)
-        for rows in (x[:half], x[half:]) if half else ():
-            _outputs(model, rows, outputs)
-    return outputs
-
-
-def copied(model: nn.Sequential) -> nn.Sequential:
-    """A copy on the CPU. Raises `ConfigError`, naming the block, where one can't be copied."""
-    try:
-        return copy.deepcopy(model).cpu()
-    except Exception as error:
-        allowed = f"a worker is another process, so every block must be picklable ({error})"
-        raise ConfigError("model", f"block {_uncopied(model)!r}", allowed) from error
-
-
-def _uncopied(model: nn.Sequential) -> str:
-    for name, block in named_blocks(model):
-        try:
-            copy.deepcopy(block)
-        except Exception:
-            return name
-    return "…"  # each by itself can be copied
-
-
-def _outputs(model: nn.Sequential, x: Tensor, like: Sequence[Tensor] = ()) -> list[Tensor]:
-    """Every block's output; where there are others, `like`, its features are to be the same."""
-    x, rows, outputs = x.clone(), len(x), list[Tensor]()  # cloned: the first block may work in place
-    for index, (name, block) in enumerate(named_blocks(model)):
-        try:
-            h = block(x)
-        except Exception as error:
-            took = f"it does not take what comes before it, {list(x.shape)} {x.dtype} ({reason(error)})"
-            raise ConfigError("model", f"block {name!r}", took) from error
-        if problem := _problem(h, rows, like[index] if like else None):
-            raise ConfigError("model", f"block {name!r}", problem)
-        outputs.append(h)
-        x = h
-    return outputs
-
-
-def _problem(h: object, rows: int, like: Tensor | None) -> str | None:
-    """What is wrong with a block's output for a batch of so many rows, and beside that for another batch."""
-    if not isinstance(h, Tensor):
-        return f"its output must be one tensor, not {type(h).__name__}"
-    if h.shape[:1] != (rows,):
-        return f"its output is {list(h.shape)} for {rows} samples; allowed: a row for each sample"
-    if not h.numel():
-        return f"its output is {list(h.shape)}; allowed: at least one feature"
-    if like is not None and h.shape[1:] != like.shape[1:]:
-        found = f"{list(like.shape)} for one batch and {list(h.shape)} for another"
-        return f"its output is {found}; allowed: the same features, whatever a batch holds"
-    return None if h.is_floating_point() else f"its output is {h.dtype}; allowed: a floating point type"

@@ -31,7 +31,7 @@ def choose_precision(
     """That of a synthesizer on `device` which predicts gradients of h `[batch, *features]`; None has no products."""
     if given is not None:
         return given
-    if synthesizer is None or h.numel() < WORTH_ROUNDING:
+    if synthesizer is None or h.numel() < WORTH_ROUNDING or h.dtype != torch.float32:
         return "highest"
     if torch.device(device).type == "cpu":
         rows, features = (min(size, LARGEST_TRIED) for size in (len(h), h[0].numel()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,9 +18,14 @@ from ..data.samples import get_batch, refused
 from ..data.stream import check_in_memory
 from ..foundation.error import ConfigError, reason
 from ..learning.batch import Batch
+from ..learning.blocks import copy_of
+from ..learning.condition import Condition, OwnCondition, condition_of
 from ..learning.methods import Loss, MethodSpec
 from ..learning.stage import OptimizerFactory
-from .partition import block_outputs, copied
+from ..learning.structure import Output
+from .outputs import block_outputs, copied_whole
+
+BROADCAST = "Using a target size"  # PyTorch's warning of outputs and targets of different shapes
 
 
 @dataclass(frozen=True)
@@ -27,12 +33,22 @@ class Trial:
     """What came of it."""
 
     first: Batch  # of the stream
-    outputs: list[Tensor]  # every block's for it, [batch, *features]
-    classes: int  # of the labels that the synthesizers see, 0: they see none
+    outputs: list[Output]  # every block's for it
+    condition: Condition | None  # what synthesizers see of the target; None: nothing
+
+    @property
+    def classes(self) -> int:
+        """Of the labels that the synthesizers see, or numbers; 0: they see none."""
+        return 0 if self.condition is None else self.condition.width
 
 
 def try_out(
-    model: nn.Sequential, loss_fn: Loss, method: MethodSpec, stream: Batches, eval_set: Dataset | None
+    model: nn.Sequential,
+    loss_fn: Loss,
+    method: MethodSpec,
+    stream: Batches,
+    eval_set: Dataset | None,
+    own_condition: OwnCondition | None = None,
 ) -> Trial:
     """Run the first batch through a copy of the network and the loss, and a sample of the eval_set.
 
@@ -40,40 +56,74 @@ def try_out(
     """
     with refused("train_set"):
         first = stream[0]
-    network = copied(model)
+    network = copied_whole(model)
     outputs = block_outputs(network, first.x)
-    classes = _classes(method, outputs[-1], first.target)
-    labels = Labels(classes) if classes else Labels.of(loss_fn, outputs[-1], first.target)
+    output = outputs[-1].tensor
+    condition = _condition(method, loss_fn, output, first.target, own_condition)
+    labels = Labels.of(loss_fn, output, first.target)
+    if labels is None and condition is not None and condition.labels:
+        labels = Labels(condition.width)
     with refused("train_set"):
         stream.allow(labels, first)
-    _check_loss(loss_fn, outputs[-1], first.target)
+    _check_loss(loss_fn, output, first.target)
     if eval_set is not None:
         _check_eval_set(eval_set, network, loss_fn, labels)
-    return Trial(first, outputs, classes)
+    return Trial(first, outputs, condition)
 
 
-def _classes(method: MethodSpec, output: Tensor, target: Tensor) -> int:
+def _condition(
+    method: MethodSpec, loss_fn: Loss, output: Tensor, target: Tensor, own: OwnCondition | None
+) -> Condition | None:
     if not method.conditioned:
-        return 0
-    if output.dim() != 2 or target.dim() != 1 or target.dtype != torch.int64:
-        found = f"outputs {list(output.shape)}, targets {list(target.shape)} {target.dtype}"
-        allowed = f"{method.name} needs outputs [batch, classes] and int64 labels [batch], not {found}"
-        raise ConfigError("method", method.name, allowed)
-    return output.shape[1]
+        return None
+    takes_classes = isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss)
+    ignored = loss_fn.ignore_index if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss) else None
+    name = getattr(own, "__name__", type(own).__name__)
+    try:
+        condition = condition_of(output, target, ignored=ignored, classes_first=takes_classes, own=own)
+    except Exception as error:
+        took = f"it does not take targets {list(target.shape)} {target.dtype} ({reason(error)})"
+        raise ConfigError("condition", name, took) from error
+    if own is not None:
+        seen = own(target)
+        if seen.dim() < 2 or len(seen) != len(target) or not seen.is_floating_point():
+            found = f"it gives {list(seen.shape)} {seen.dtype} for {len(target)} samples"
+            raise ConfigError(
+                "condition", name, f"{found}; allowed: numbers [batch, width] or [batch, *positions, width]"
+            )
+    return condition
 
 
 def _check_loss(loss_fn: Loss, output: Tensor, target: Tensor) -> None:
-    """Raise `ConfigError` unless the loss of a batch is a number with a gradient."""
+    """Raise `ConfigError` unless the loss of a batch is a mean over it, one number with a gradient."""
     name = type(loss_fn).__name__ if isinstance(loss_fn, nn.Module) else getattr(loss_fn, "__name__", "the loss")
+    given = f"outputs {list(output.shape)} {output.dtype} and targets {list(target.shape)} {target.dtype}"
     try:
-        loss = loss_fn(output.detach().clone().requires_grad_(), target)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", BROADCAST)
+            loss = loss_fn(output.detach().clone().requires_grad_(), target)
+    except UserWarning:
+        allowed = "it would hold every output against every target; allowed: outputs and targets of one shape"
+        raise ConfigError("loss_fn", name, f"{given}: {allowed}") from None
     except Exception as error:
-        given = f"outputs {list(output.shape)} {output.dtype} and targets {list(target.shape)} {target.dtype}"
         raise ConfigError("loss_fn", name, f"it does not take {given} ({reason(error)})") from error
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
         found = f"{list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         allowed = "allowed: a mean over the batch, one number, that has a gradient"
         raise ConfigError("loss_fn", name, f"it gives {found} for a batch; {allowed}")
+    if is_sum(loss_fn, output.detach(), target, float(loss.detach())):
+        found = "it is a sum over the batch: twice the batch, twice the loss"
+        raise ConfigError("loss_fn", name, f"{found}; allowed: a mean, such as reduction='mean'")
+
+
+def is_sum(loss_fn: Loss, output: Tensor, target: Tensor, loss: float) -> bool:
+    """Whether the loss of a batch doubles when every sample stands in it twice, where a mean stays as it is."""
+    try:
+        with torch.no_grad():
+            doubled = float(loss_fn(torch.cat((output, output)), torch.cat((target, target))))
+    except Exception:
+        return False  # it takes no other batch
+    return loss != 0 and abs(doubled - 2 * loss) < 0.01 * abs(loss)
 
 
 def _check_eval_set(eval_set: Dataset, network: nn.Sequential, loss_fn: Loss, labels: Labels | None) -> None:
@@ -90,17 +140,25 @@ def _check_eval_set(eval_set: Dataset, network: nn.Sequential, loss_fn: Loss, la
         raise ConfigError("eval_set", given, f"the network or the loss does not take them ({reason(error)})") from error
 
 
-def optimizer_name(optimizer: OptimizerFactory) -> str:
-    """The class of what an optimizer factory makes. Raises `ConfigError` where it makes none."""
+def optimizer_name(optimizer: OptimizerFactory, parameters: Sequence[nn.Parameter] | None = None) -> str:
+    """The class of what an optimizer factory makes of a network's parameters. Raises `ConfigError` where it makes none."""
     allowed = "allowed: a function of a stage's parameters, such as partial(torch.optim.Adam, lr=1e-3)"
-    name = type(optimizer).__name__ if isinstance(optimizer, Optimizer) else getattr(optimizer, "__name__", "a factory")
+    name = factory_name(optimizer)
     try:
-        made = optimizer([nn.Parameter(torch.zeros(1))])
+        made = optimizer([nn.Parameter(torch.zeros(1))] if parameters is None else parameters)
     except Exception as error:
         raise ConfigError("optimizer", name, f"{allowed} ({type(error).__name__}: {error})") from error
     if not isinstance(made, Optimizer):
         raise ConfigError("optimizer", name, f"it gives {type(made).__name__}; {allowed}")
     return type(made).__name__
+
+
+def factory_name(optimizer: OptimizerFactory) -> str:
+    """What to call an optimizer factory."""
+    for of in (optimizer, getattr(optimizer, "func", None)):  # the function of a `functools.partial`
+        if isinstance(name := getattr(of, "__name__", None), str):
+            return name
+    return type(optimizer).__name__
 
 
 def check_synthesizer(synthesizer: nn.Module, block: str, h: Tensor, labels: Tensor | None) -> None:
@@ -124,17 +182,21 @@ def check_synthesizer(synthesizer: nn.Module, block: str, h: Tensor, labels: Ten
         )
 
 
-def check_last_batch(stream: Batches, modules: Sequence[nn.Module]) -> None:
-    """Raise `ConfigError` where a batch norm would get a batch of one sample, an epoch's last."""
-    layers = [layer for module in modules for layer in module.modules()]
-    # of feature maps, one sample has many values a channel
-    has_batch_norm = any(isinstance(layer, nn.BatchNorm1d) for layer in layers)
-    if (
-        stream.samples
-        and has_batch_norm
-        and stream.samples % stream.batch_size == 1
-        and stream.steps >= stream.steps_per_epoch
-    ):
-        size = stream.batch_size
-        allowed = f"batch norm needs two samples, and the last of {stream.samples} would be a batch of its own"
-        raise ConfigError("batch_size", size, f"{allowed}; allowed: a size that leaves none or more than one")
+def check_one_row(stream: Batches, run: nn.Module, *inputs: object) -> None:
+    """Raise `ConfigError` where a batch would be of one sample, and a module does not take that: batch norm needs two.
+
+    `inputs`: examples of a module's inputs for one sample. The module, and random numbers, are left as they were.
+    """
+    last = (stream.samples or 0) % stream.batch_size == 1 and stream.steps >= stream.steps_per_epoch
+    if not last and stream.batch_size > 1:
+        return
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            copy_of(run)(*inputs)
+    except Exception as error:
+        takes = f"a layer does not take a batch of one sample ({reason(error)})"
+        if "more than 1 value per channel" in str(error):
+            takes = "batch norm needs two samples"
+        which = f", and the last of {stream.samples} would be a batch of its own" * (stream.batch_size > 1)
+        allowed = "at least 2" if stream.batch_size == 1 else "a size that leaves none or more than one"
+        raise ConfigError("batch_size", stream.batch_size, f"{takes}{which}; allowed: {allowed}") from error

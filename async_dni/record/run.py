@@ -5,7 +5,6 @@ A file that can't be written, or an evaluation that fails, ends nothing: it is t
 
 from __future__ import annotations
 
-import copy
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data.batches import Batches
+from ..learning.blocks import copy_of
 from ..learning.methods import Loss
+from ..network.split import joined
 from .checkpoint import Checkpoint, save_checkpoint
 from .evaluate import Evaluation, error_percent, evaluate
 from .problems import Problems
@@ -32,7 +33,7 @@ from .run_dir import RunDir, write_json
 class TrainResult:
     """What `Trainer.fit` returns."""
 
-    model: nn.Sequential  # trained, whole, on the CPU
+    model: Any  # trained, whole, on the CPU; of one that was split, the user's own module
     test_error: float | None  # per cent, of the final network; None without an eval_set or without classes
     history: list[Evaluation]
     summary: dict[str, Any]  # what summary.json holds
@@ -60,7 +61,7 @@ class Run:
         wall_seconds: float,  # of the run that this one goes on from
         check: Callable[[], None],  # raises where the run is to end at once
     ) -> None:
-        self.model, self.loss_fn, self.eval_set, self.stream = copy.deepcopy(model).cpu(), loss_fn, eval_set, stream
+        self.model, self.loss_fn, self.eval_set, self.stream = copy_of(model), loss_fn, eval_set, stream
         self.run_dir, self.progress, self.eval_every, self.keep_checkpoints = (
             run_dir,
             progress,
@@ -152,13 +153,16 @@ class Run:
         summary = {**summary, **_times(summary["workers"]), "steps": step, "test_error": error}
         interrupted_by = interrupted()  # which may have come until now
         summary["interrupted_by"] = None if interrupted_by is None else signal.Signals(interrupted_by).name
+        model = joined(self.model).cpu()
+        if model is not self.model:
+            state = model.state_dict()  # by the names of the user's own module
         if self.run_dir is not None:
             with self.problems.of_writing(self.run_dir.model):
                 self.run_dir.write_model(state)
             with self.problems.of_writing(self.run_dir.summary):
                 write_json(self.run_dir.summary, {**summary, "problems": self.problems.left})
         path = None if self.run_dir is None else self.run_dir.path
-        return TrainResult(self.model, error, self.history, summary, path, interrupted_by, self.problems.left)
+        return TrainResult(model, error, self.history, summary, path, interrupted_by, self.problems.left)
 
 
 def _times(workers: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from ..learning.random_state import RandomState
 from ..learning.stage import Stage
+from ..learning.structure import Gradient
 from ..record.telemetry import Telemetry
 from .events import Cut, to_bytes
 from .guard import Guard
@@ -34,13 +33,13 @@ class Cuts:
                 yield cut, is_full
         self.last = max(self.last, step)
 
-    def make(self, step: int, is_full: bool, is_final: bool, arrived: Mapping[int, Tensor | None]) -> None:
+    def make(self, step: int, is_full: bool, is_final: bool, arrived: Mapping[int, Gradient | None]) -> None:
         """Copy the stage's state after `step` batches; `arrived`: the gradients that it has, and has not learnt from."""
         self.telemetry.enter("snapshot")
         self.guard.check_weights()
         state: dict[str, Any]
         if is_full:
-            state = {**self.stage.state_dict(), "rng": torch.get_rng_state(), "gradients": {}}
+            state = {**self.stage.state_dict(), "rng": RandomState.capture().as_dict(), "gradients": {}}
         else:
             state = {"model": self.stage.module.state_dict()}
         cut = OpenCut(step, is_full, is_final, state)
@@ -49,7 +48,7 @@ class Cuts:
         self.open.append(cut)
         self.send_whole()
 
-    def add(self, index: int, gradient: Tensor | None) -> None:
+    def add(self, index: int, gradient: Gradient | None) -> None:
         """A gradient came, which may be missing in some of them."""
         for cut in self.open:
             cut.add(index, gradient)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..learning.batch import Batch
 from ..learning.stage import Stage
+from ..learning.structure import Gradient, mapped, one_or_all
 from ..record.telemetry import INTERVAL, Telemetry
 from .cuts import Cuts
 from .guard import Guard
@@ -25,13 +26,13 @@ class Gradients:
         telemetry: Telemetry,
         guard: Guard,
         cuts: Cuts,
-        finish: Callable[[int, int, Tensor | None], None],
+        finish: Callable[[int, int, Gradient | None], None],
     ) -> None:
         self.spec, self.stage, self.telemetry, self.guard, self.cuts = spec, stage, telemetry, guard, cuts
         self.finish = finish
         self.device = torch.device(spec.device)
         # those that are not due yet, by batch index; None: it will not come
-        self.arrived: dict[int, Tensor | None] = {}
+        self.arrived: dict[int, Gradient | None] = {}
         self.in_hand: Batch | None = None  # whose gradient is being learnt from
 
     def wait(self, phase: str) -> None:
@@ -44,7 +45,8 @@ class Gradients:
         """Take every gradient that has come: learn from it now, or keep it until it is due. Returns how many came."""
         queue, taken = self.spec.gradient_in, 0
         while queue is not None and (message := queue.take()) is not None:
-            gradient = message.tensors[0].to(self.device) if message.tensors else None
+            came = [tensor.to(self.device) for tensor in message.tensors]
+            gradient = one_or_all(came) if came else None
             self.cuts.add(message.index, gradient)
             if self._keep(message.index, gradient):
                 queue.release()
@@ -52,7 +54,7 @@ class Gradients:
         self.cuts.send_whole()
         return taken
 
-    def _keep(self, index: int, gradient: Tensor | None) -> bool:
+    def _keep(self, index: int, gradient: Gradient | None) -> bool:
         """Learn from a gradient, or keep it; returns whether its slot can be given back."""
         waits, is_pending = self.stage.method.waits, index in self.stage.pending
         # of a batch that a worker that died had sent, and this one has still to do again
@@ -65,7 +67,7 @@ class Gradients:
             self.arrived[index] = gradient  # in its slot until it is learnt from, so that it can't die with the worker
             return False
         else:
-            self.arrived[index] = None if gradient is None else gradient.clone()
+            self.arrived[index] = None if gradient is None else mapped(Tensor.clone, gradient)
         return True
 
     def learn_due(self, step: int) -> None:
@@ -104,13 +106,13 @@ class Gradients:
         if self.stage.method.waits and self.spec.gradient_in is not None:
             self.spec.gradient_in.release()
 
-    def _learn(self, index: int, grad_output: Tensor | None) -> None:
+    def _learn(self, index: int, grad_output: Gradient | None) -> None:
         """Learn from a gradient; None: it will not come."""
         self.telemetry.enter("learn")
         pending = self.stage.pending[index]
         lag = next(reversed(self.stage.pending)) + 1 - index
         waited, grad_input = self.stage.holds_input(index), None
-        self.in_hand = Batch(index, pending.h if pending.x is None else pending.x, pending.target)
+        self.in_hand = Batch(index, one_or_all(pending.h if pending.x is None else pending.x), pending.target)
         if grad_output is not None:
             grad_input = self.guard.update(lambda: self.stage.learn(index, grad_output), index, updates=waited)
         else:
@@ -118,7 +120,7 @@ class Gradients:
             if waited:
                 self.telemetry.skipped()
         if waited:
-            self.finish(index, len(pending.h), grad_input)
+            self.finish(index, len(pending.target), grad_input)
         if grad_output is not None:
             loss = None if waited else self.stage.method.loss
             self.telemetry.learnt(lag, None if loss is None else float(loss))

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from ..learning.batch import Batch
 from ..learning.divergence import DivergenceError
+from ..learning.random_state import RandomState
 from ..learning.stage import Stage, to_device
+from ..learning.structure import Gradient, Structure
 from ..record.telemetry import Telemetry
 from .worker_spec import WorkerSpec
 
@@ -24,7 +25,7 @@ class Guard:
         self.spec, self.stage, self.telemetry = spec, stage, telemetry
         self.last_snapshot = self.restored_at = -1
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch) -> Structure:
         """The stage's output. One that is not finite goes on to the stages after, where an update is to be passed over:
         none of them makes one from it, and each has its message of every batch."""
         while True:
@@ -34,10 +35,10 @@ class Guard:
                 if self.spec.on_divergence == "skip":
                     self.stage.check_weights()  # with those, every update would be passed over
                     log.warning("batch %d: %s", batch.index, error)
-                    return self.stage.pending[batch.index].h.detach()
+                    return self.stage.output
                 self._restore(error)
 
-    def update(self, learn: Callable[[], Tensor | None], index: int, updates: bool = True) -> Tensor | None:
+    def update(self, learn: Callable[[], Gradient | None], index: int, updates: bool = True) -> Gradient | None:
         """Make an update, or learn from a gradient (`updates`: whether that is an update). Returns ∂/∂x, if there is one."""
         try:
             grad_input = learn()
@@ -79,5 +80,5 @@ class Guard:
         if self.last_snapshot < 0 or step % self.spec.snapshot_every == 0:
             self.telemetry.enter("snapshot")
             self.check_weights()
-            self.spec.snapshots.save(step, {**self.stage.trained_state(), "rng": torch.get_rng_state()})
+            self.spec.snapshots.save(step, {**self.stage.trained_state(), "rng": RandomState.capture().as_dict()})
             self.last_snapshot = step

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..learning.structure import Gradient, mapped
+
 
 class OpenCut:
     """A cut that was not sent yet.
@@ -21,7 +23,7 @@ class OpenCut:
         self.state = copy.deepcopy(state)  # the stage goes on changing its weights while the cut waits
         self.missing = {pending["index"] for pending in state.get("pending", [])}
 
-    def add(self, index: int, gradient: Tensor | None) -> None:
+    def add(self, index: int, gradient: Gradient | None) -> None:
         """A gradient came; where it will not (None), its batch is nothing to go on with."""
         if index not in self.missing:
             return
@@ -29,4 +31,4 @@ class OpenCut:
         if gradient is None:
             self.state["pending"] = [pending for pending in self.state["pending"] if pending["index"] != index]
         else:
-            self.state["gradients"][index] = gradient.clone()
+            self.state["gradients"][index] = mapped(Tensor.clone, gradient)

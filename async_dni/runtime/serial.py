@@ -17,15 +17,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..data.batches import Batches
 from ..learning.batch import Batch
 from ..learning.divergence import REMEDY, DivergenceError
+from ..learning.random_state import RandomState
 from ..learning.stage import Stage
+from ..learning.structure import Gradient
 from ..record.telemetry import Telemetry
 
 
@@ -35,16 +37,16 @@ class Serial:
     def __init__(self, stages: Sequence[Stage], lag: int = 1, seed: int = 0) -> None:
         self.stages, self.lag = stages, lag
         self.telemetry = [Telemetry() for _ in stages]
-        self.arrived: list[dict[int, Tensor]] = [
-            {} for _ in stages
-        ]  # gradients under way to each stage, by batch index
+        # gradients under way to each stage, by batch index
+        self.arrived: list[dict[int, Gradient]] = [{} for _ in stages]
         self._rng = [stage_rng(seed, k) for k in range(len(stages))]
 
     def restore(self, states: Sequence[dict[str, Any]]) -> None:
         """Take up the gradients under way and the random states of a checkpoint; the stages have taken up theirs."""
         self.arrived = [dict(state["gradients"]) for state in states]
         self._rng = [
-            rng if state["rng"] is None else state["rng"] for rng, state in zip(self._rng, states, strict=True)
+            rng if state["rng"] is None else RandomState.of(state["rng"])
+            for rng, state in zip(self._rng, states, strict=True)
         ]
 
     def run(self, stream: Batches, start: int, before_batch: Callable[[int], bool]) -> int:
@@ -99,11 +101,11 @@ class Serial:
                 telemetry.updated()
                 self._send_gradient(k, batch.index, grad_input)
             loss = stage.method.loss if stage.is_last else None
-            telemetry.step(len(x), None if loss is None else float(loss))
+            telemetry.step(len(batch), None if loss is None else float(loss))
             telemetry.enter("wait_activation")
             x = h
 
-    def _send_gradient(self, k: int, index: int, grad_input: Tensor | None) -> None:
+    def _send_gradient(self, k: int, index: int, grad_input: Gradient | None) -> None:
         if grad_input is not None and k > 0:
             self.arrived[k - 1][index] = grad_input
 
@@ -113,7 +115,7 @@ class Serial:
             for index in list(self.stages[0].pending):
                 self._learn(index)
         return [
-            {**stage.state_dict(), "rng": rng, "gradients": dict(arrived)}
+            {**stage.state_dict(), "rng": rng.as_dict(), "gradients": dict(arrived)}
             for stage, rng, arrived in zip(self.stages, self._rng, self.arrived, strict=True)
         ]
 
@@ -128,14 +130,15 @@ class Serial:
     @contextmanager
     def _at(self, k: int, index: int) -> Iterator[None]:
         """What stage k does on a batch. Random numbers are its own, as they are in a process of its own."""
-        torch.set_rng_state(self._rng[k])
+        self._rng[k].restore()
         try:
             yield
         except DivergenceError as error:
             raise DivergenceError(f"stage {k} diverged on batch {index}: {error}; {REMEDY}") from error
-        self._rng[k] = torch.get_rng_state()
+        self._rng[k] = RandomState.capture()
 
 
-def stage_rng(seed: int, index: int) -> Tensor:
-    """The random state that a stage starts with, for `torch.set_rng_state`."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + index).get_state()
+def stage_rng(seed: int, index: int) -> RandomState:
+    """The random states that a stage starts with."""
+    state = torch.Generator().manual_seed(seed * 1_000_003 + index).get_state()
+    return replace(RandomState.seeded(seed, index), torch=state)

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 from .events import Cut, EventReceiver, Failed, Finished, Ready, Recorded, from_bytes
+from .machine.environment import importable_main
 from .machine.interruption import Interruption
 from .worker_process import DUMP, worker_main
 from .worker_spec import START, STOP, WorkerSpec
@@ -138,7 +139,7 @@ class Supervisor:
     def _start(self, spec: WorkerSpec, receiver: connection.Connection) -> _State:
         process = self.context.Process(target=worker_main, args=(spec,), name=f"stage-{spec.index}", daemon=True)
         try:
-            with self.interruption.held():  # half started, it would complain
+            with self.interruption.held(), importable_main():  # half started, it would complain
                 process.start()
         except (OSError, EOFError) as error:  # it died before it had read what it is made from
             raise WorkerError(spec.index, f"stage {spec.index} could not be started ({error}); {GUARD}") from error

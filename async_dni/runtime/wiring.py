@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import pickle
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from ..foundation.cores import available_cores
 from ..foundation.error import ConfigError
 from ..learning.blocks import named_blocks
 from ..learning.methods import METHODS
+from ..learning.pickling import UNPICKLABLE, Shared, to_bytes
 from ..learning.stage import StageSpec
+from ..learning.structure import Output
 from ..record.heartbeat import Heartbeat
 from ..record.run_dir import RunDir
 from ..record.schedule import Schedule
@@ -26,8 +27,9 @@ from .machine.device import assign_cores, threads_per_worker
 from .snapshots import Snapshots
 from .transport.doorbell import Doorbell
 from .transport.memory_file import MemoryFile
+from .transport.queue_memory import queue_specs
 from .transport.shared_memory import SharedMemory
-from .transport.tensor_queue import TensorQueue, TensorSpec
+from .transport.tensor_queue import TensorQueue
 from .worker_spec import WorkerSpec
 
 
@@ -41,8 +43,8 @@ class Wiring:
     devices: Sequence[str]
     run_dir: RunDir | None
     stages: list[bytes]  # pickled; `connect` leaves none of them, as the workers' parts hold them then
-    outputs: Sequence[Tensor]  # an example of each stage's, [batch, *features], and
-    target: Tensor  # of targets, [batch, ...]: to allocate queues by
+    outputs: Sequence[Output]  # each stage's, by an example, and
+    target: Tensor  # targets, [batch, ...]: to allocate queues by
     storages: list[UntypedStorage]  # of the data set: to be shared
     descriptors_needed: int  # files that this process will have open
 
@@ -81,7 +83,7 @@ class Wiring:
                 schedule=self.schedule,
                 lag=config.effective_lag,
                 drops=config.overflow == "drop",
-                stream=self.stream if k == 0 else None,
+                stream=Shared(self.stream) if k == 0 else None,
                 activation_in=down[k],
                 activation_out=down[k + 1],
                 gradient_in=up[k + 1],
@@ -107,26 +109,24 @@ class Wiring:
         down: list[TensorQueue | None] = [None] * (len(bells) + 1)
         up: list[TensorQueue | None] = [None] * (len(bells) + 1)
         for k in range(1, len(bells)):
-            spec = TensorSpec.like(self.outputs[k - 1], rows)
-            both = [spec, TensorSpec.like(self.target, rows)]
-            down[k] = TensorQueue(memory, capacity, both, producer=bells[k - 1], consumer=bells[k])
+            forward, backward = queue_specs(self.outputs[k - 1], self.target, rows)
+            down[k] = TensorQueue(memory, capacity, forward, producer=bells[k - 1], consumer=bells[k])
             if METHODS[self.config.method].gradients:
-                up[k] = TensorQueue(memory, capacity, [spec], producer=bells[k], consumer=bells[k - 1])
+                up[k] = TensorQueue(memory, capacity, backward, producer=bells[k], consumer=bells[k - 1])
         return down, up
 
 
 def pickle_stage(stage: StageSpec) -> bytes:
     """The stage as bytes. Raises `ConfigError`, naming the block or the method, where something in it can't be pickled."""
-    errors = (pickle.PicklingError, AttributeError, TypeError)
     try:
-        return pickle.dumps(stage)
-    except errors as error:
+        return to_bytes(stage)
+    except UNPICKLABLE as error:
         parts = [("model", f"block {name!r}", "every block", block) for name, block in named_blocks(stage.module)]
         for setting, given, what, part in [*parts, ("method", stage.method.name, "its description", stage.method)]:
             try:
-                pickle.dumps(part)
-            except errors as problem:
+                to_bytes(part)
+            except UNPICKLABLE as problem:
                 allowed = f"a worker is another process, so {what} must be picklable ({problem})"
                 raise ConfigError(setting, given, allowed) from None
-        allowed = f"the optimizer factory, loss and synthesizer must be picklable: no lambda, no local class ({error})"
+        allowed = f"the optimizer factory, loss, condition and synthesizer must be picklable ({error})"
         raise ConfigError("optimizer", "what can't be sent to another process", allowed) from None

@@ -25,12 +25,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..data.parts import each
 from ..learning.batch import Batch
 from ..learning.blocks import named_blocks
+from ..learning.random_state import RandomState
 from ..learning.stage import Stage, to_device
+from ..learning.structure import Gradient, Structure, all_of, form, parts_of, together
 from ..record.telemetry import INTERVAL, Telemetry
 from .cuts import Cuts
 from .gradients import Gradients
@@ -59,7 +59,7 @@ class Worker:
         """Take up the last snapshot of a worker that died. The gradients that it waited for are lost."""
         self.stage.load_trained_state(to_device(snapshot, self.device))
         self.stage.pending.clear()
-        torch.set_rng_state(snapshot["rng"])
+        RandomState.of(snapshot["rng"]).restore()
         log.info(
             "in place of a worker that died (%s) in batch %d: from the snapshot after batch %d",
             self.spec.heartbeat.phase,
@@ -78,8 +78,7 @@ class Worker:
         blocks = f"(blocks {names[0]} to {names[-1]})" if len(names) > 1 else f"(block {names[0]})"
         if self.in_hand is None:
             return blocks
-        x = self.in_hand.x
-        return f"{blocks} on batch {self.in_hand.index}, {list(x.shape)} {x.dtype}"
+        return f"{blocks} on batch {self.in_hand.index}, {form(self.in_hand.x)}"
 
     def run(self) -> None:
         """Train on every batch of the stream."""
@@ -125,8 +124,7 @@ class Worker:
         if step >= self.spec.schedule.steps or step == self.spec.heartbeat.end or is_stopped:
             self.end = self.spec.heartbeat.end = step
             return None
-        batch = self.spec.stream[step]
-        return Batch(step, each(lambda part: part.to(self.device), batch.x), batch.target.to(self.device))
+        return self.spec.stream[step].to(self.device)
 
     def _take_activation(self) -> Batch | None:
         queue = self.spec.activation_in
@@ -136,9 +134,10 @@ class Worker:
         if not message.tensors:
             self.end = message.index
             return None
-        x, target = message.tensors
+        *parts, target = message.tensors
+        x = together([part.to(self.device) for part in parts], self.stage.input_layout)
         # The targets outlive the slot: the synthesizer sees them again when the gradient comes.
-        return Batch(message.index, x.to(self.device), target.to(self.device, copy=True))
+        return Batch(message.index, x, target.to(self.device, copy=True))
 
     def _train(self, batch: Batch) -> None:
         stage, telemetry, self._in_hand = self.stage, self.telemetry, batch
@@ -148,12 +147,12 @@ class Worker:
         telemetry.enter("update")
         grad_input = self.guard.update(lambda: stage.update(batch.index), batch.index)
         if not stage.holds_input(batch.index):
-            self._finish(batch.index, len(batch.x), grad_input)
+            self._finish(batch.index, len(batch), grad_input)
         if not learns:
             stage.forget(batch.index)
         self.gradients.learn_early(batch.index)
 
-    def _finish(self, index: int, rows: int, grad_input: Tensor | None) -> None:
+    def _finish(self, index: int, rows: int, grad_input: Gradient | None) -> None:
         """The layers were updated on a batch: send ∂/∂x upstream, and give the slot back that the batch came in."""
         self._send_gradient(index, grad_input)
         loss = self.stage.method.loss if self.stage.is_last else None
@@ -163,7 +162,7 @@ class Worker:
 
     # Sending.
 
-    def _send_activation(self, batch: Batch, h: Tensor) -> bool:
+    def _send_activation(self, batch: Batch, h: Structure) -> bool:
         """Send h downstream, and say whether its gradient will be learnt from.
 
         A full queue is waited for, or the batch is dropped. What a worker that died had sent is not sent again: an
@@ -180,10 +179,10 @@ class Worker:
                 return False
             self.gradients.wait("wait_room")
         self.telemetry.enter("send")
-        queue.put(batch.index, self.stage.weight_version, h, batch.target)
+        queue.put(batch.index, self.stage.weight_version, *parts_of(h), batch.target)
         return True
 
-    def _send_gradient(self, index: int, grad_input: Tensor | None) -> None:
+    def _send_gradient(self, index: int, grad_input: Gradient | None) -> None:
         """Send ∂/∂x upstream; where there should be one and is none, a message that says so."""
         queue = self.spec.gradient_out
         if queue is None or not self.stage.sends_gradient(index) or has_sent(queue, index):
@@ -192,7 +191,7 @@ class Worker:
             self.telemetry.enter("wait_room")
             self.spec.doorbell.wait(INTERVAL)
         self.telemetry.enter("send")
-        queue.put(index, self.stage.weight_version, *([] if grad_input is None else [grad_input]))
+        queue.put(index, self.stage.weight_version, *(() if grad_input is None else all_of(grad_input)))
 
     def _release_input(self) -> None:
         if self.spec.activation_in is not None:

@@ -19,6 +19,7 @@ import torch
 
 from ..data.samples import DataError
 from ..learning.divergence import REMEDY, DivergenceError
+from ..learning.random_state import RandomState
 from ..learning.stage import StageSpec, to_device
 from ..record.telemetry import INTERVAL, Recorder, Telemetry, describe
 from ..view.output import Output
@@ -77,7 +78,7 @@ def _build(spec: WorkerSpec, send_event: Callable[[object], None]) -> Worker:
     if spec.stream is not None:  # before anything is computed: processes that load are forked from this one
         current_process().daemon = False  # which may have no children
         spec.stream.begin(spec.heartbeat.step, die_with_parent)
-    torch.set_rng_state(stage_rng(spec.seed, spec.index))
+    stage_rng(spec.seed, spec.index).restore()
     stage_spec: StageSpec = pickle.loads(spec.stage.read())
     spec.stage.close()
     device = torch.device(spec.device)
@@ -93,7 +94,7 @@ def _build(spec: WorkerSpec, send_event: Callable[[object], None]) -> Worker:
     elif stage_spec.state is not None:
         worker.gradients.arrived = to_device(stage_spec.state["gradients"], device)
         if stage_spec.state["rng"] is not None:
-            torch.set_rng_state(stage_spec.state["rng"])
+            RandomState.of(stage_spec.state["rng"]).restore()
     log.info(
         "stage %d: blocks %s on %s, %d threads, pid %d",
         spec.index,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ..data.batches import Batches
 from ..record.heartbeat import Heartbeat
 from ..record.run_dir import RunDir
 from ..record.schedule import Schedule
@@ -33,7 +32,7 @@ class WorkerSpec:
     schedule: Schedule
     lag: int | None  # None: gradients are learnt from when they come
     drops: bool  # when the activation queue is full
-    stream: Batches | None  # stage 0's
+    stream: Any  # stage 0's Batches; in the process that starts workers, `Shared`; None: of the other stages
     activation_in: TensorQueue | None
     activation_out: TensorQueue | None
     gradient_in: TensorQueue | None

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..foundation.error import ConfigError
 from ..foundation.option import number, one_of, option, whole, widths
 from ..learning.precision import MATMUL_PRECISIONS
-from ..learning.synthesizers import SYNTHESIZERS
+from ..learning.synthesizers import SYNTHESIZERS, synthesizer_choices
+
+
+def names_synthesizers(value: object) -> str | None:
+    """Check that a value names one or several synthesizers, with settings that they take."""
+    if not isinstance(value, str):
+        return f"allowed: {', '.join(SYNTHESIZERS)}"
+    try:
+        synthesizer_choices(value)
+    except ConfigError as error:
+        return error.allowed
+    return None
 
 
 @dataclass(frozen=True)
@@ -14,7 +26,11 @@ class Synthesis:
     """The models that predict gradients."""
 
     synthesizer: str | None = option(
-        None, "model that predicts the gradient; default: by the shape of a stage's output", registry=SYNTHESIZERS
+        None,
+        "model that predicts the gradient, with settings (mlp:hidden=512x512, convolutional:kernel=3), one for all boundaries "
+        "or one for each, separated by commas; default: by the shape of a stage's output",
+        names_synthesizers,
+        registry=SYNTHESIZERS,
     )
     synthesizer_lr: float | None = option(
         None,

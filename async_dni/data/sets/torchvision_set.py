@@ -15,12 +15,12 @@ from ..image_dataset import ImageDataset
 from ..samples import DataError
 from ..torchvision_import import torchvision_datasets
 
-CLASSES = 10  # of all of them
+CLASSES = 10  # of most of them
 
 
 @dataclass(frozen=True)
 class TorchvisionSet:
-    """A class of torchvision.datasets with 10 classes of square images."""
+    """A class of torchvision.datasets: square images with labels."""
 
     name: str
     kind: str  # the class
@@ -28,6 +28,9 @@ class TorchvisionSet:
     size: int  # of its images, pixels
     downloads: bool = True
     prepare: Callable[[Path], None] | None = None  # puts the files there, where they are elsewhere
+    classes: int = CLASSES
+    # images and labels of a part (train, t10k) that lie in the data directory in another form; None where they don't
+    find: Callable[[Path, str], tuple[Tensor, Tensor] | None] | None = None
 
     def load(self, data_dir: Path, image_size: int | None = None) -> tuple[ImageDataset, ImageDataset]:
         """The training and the test set; images of 28×28 are padded with zeros where 32 are asked for.
@@ -47,6 +50,8 @@ class TorchvisionSet:
 
     def _read(self, root: Path, train: bool) -> tuple[Tensor, Tensor]:
         """Images `[samples, channels, height, width]` uint8 and labels `[samples]` int64, checked."""
+        if self.find is not None and (found := self.find(root, "train" if train else "t10k")) is not None:
+            return self._checked(found[0].unsqueeze(1), found[1].long(), root, root, train)
         folder = root / self.folder
         try:
             data = getattr(torchvision_datasets(), self.kind)(root, train=train, download=self.downloads)
@@ -55,19 +60,22 @@ class TorchvisionSet:
             raise ConfigError("data_dir", root, allowed) from None
         images, labels = torch.as_tensor(data.data), torch.as_tensor(data.targets)
         images = images.permute(0, 3, 1, 2).contiguous() if images.dim() == 4 else images.unsqueeze(1)
-        if problem := _problem(images, labels, self.size):
+        return self._checked(images, labels, root, folder, train)
+
+    def _checked(self, images: Tensor, labels: Tensor, root: Path, folder: Path, train: bool) -> tuple[Tensor, Tensor]:
+        if problem := _problem(images, labels, self.size, self.classes):
             raise ConfigError("data_dir", root, f"{'training' if train else 'test'} files in {folder}: {problem}")
         return images, labels
 
 
-def _problem(images: Tensor, labels: Tensor, size: int) -> str | None:
+def _problem(images: Tensor, labels: Tensor, size: int, classes: int) -> str | None:
     """What is wrong with a data set's images `[samples, channels, height, width]` and labels."""
     if not len(images) or len(images) != len(labels):
         return f"{len(images)} images and {len(labels)} labels; allowed: as many, and at least one"
     if images.shape[2:] != (size, size):
         return f"images of {images.shape[2]}×{images.shape[3]}; allowed: {size}×{size}"
     try:
-        Labels(CLASSES).check(labels, torch.arange(len(labels)))
+        Labels(classes).check(labels, torch.arange(len(labels)))
     except DataError as error:
         return f"{error.subject} {error.problem}"
     return None

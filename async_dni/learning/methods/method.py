@@ -39,10 +39,10 @@ class Method(ABC):
     loss: Tensor | None = None  # of the newest batch that `now` or `learn` saw, a scalar; None where there is none
 
     @abstractmethod
-    def now(self, h: Tensor, target: Tensor) -> Tensor | None:
+    def now(self, h: Any, target: Tensor) -> Any:
         """The gradient to update with at once, shaped like h, or None: wait for the true one."""
 
-    def learn(self, h: Tensor, target: Tensor, grad_output: Tensor) -> None:  # noqa: B027  (most learn nothing)
+    def learn(self, h: Any, target: Tensor, grad_output: Any) -> None:  # noqa: B027  (most learn nothing)
         """Learn from the gradient that came back."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -59,10 +59,13 @@ class MethodParts:
 
     optimizer: Optimizer | None  # of the stage's layers; None where none has a parameter
     synthesizer: nn.Module | None  # on the stage's device; None where the method wants none
-    classes: int  # of the labels that the method sees, 0: it sees none
+    classes: int  # of what the method sees of the target, 0: nothing
     lag: int | None  # None: gradients are learnt from when they come
     synthesizer_lr: float | None = None
     synthesizer_matmul_precision: str | None = None
+    condition: Callable[[Tensor], Tensor] | None = (
+        None  # makes what the method sees of a target; None: the target itself
+    )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -18,9 +19,10 @@ from .method import Method, MethodParts
 class SyntheticGradient(Method):
     """DNI and cDNI: a synthesizer predicts the gradient, and learns from the one that comes back.
 
-    `conditioned`: the synthesizer sees the labels (cDNI). Predictions and targets are per-sample gradients; those of
-    stages are of a batch mean, so they differ by the number of rows. `precision`: of the synthesizer's products
-    (`precision.py`), None: as PyTorch is set. A prediction's own error is far larger than what is rounded off.
+    `conditioned`: the synthesizer sees the labels (cDNI), or what `condition` makes of the targets. Predictions and targets
+    are per-sample gradients; those of stages are of a batch mean, so they differ by the number of rows. `precision`: of the
+    synthesizer's products (`precision.py`), None: as PyTorch is set. A prediction's own error is far larger than what is
+    rounded off.
     """
 
     predicts = True
@@ -28,9 +30,15 @@ class SyntheticGradient(Method):
     optimizer: Optimizer
 
     def __init__(
-        self, synthesizer: nn.Module, optimizer: Optimizer, *, conditioned: bool, precision: str | None
+        self,
+        synthesizer: nn.Module,
+        optimizer: Optimizer,
+        *,
+        conditioned: bool,
+        precision: str | None,
+        condition: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self.model, self.optimizer, self.conditioned = synthesizer, optimizer, conditioned
+        self.model, self.optimizer, self.conditioned, self.condition = synthesizer, optimizer, conditioned, condition
         self.precision = precision
         self._parameters = list(synthesizer.parameters())
         self._set_gradients = getattr(synthesizer, "set_gradients", None)  # of one that needs no autograd
@@ -77,7 +85,9 @@ class SyntheticGradient(Method):
         return self.model(h, self._labels(target))
 
     def _labels(self, target: Tensor) -> Tensor | None:
-        return target if self.conditioned else None
+        if not self.conditioned:
+            return None
+        return target if self.condition is None else self.condition(target)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -101,4 +111,5 @@ def make_synthetic_gradient(parts: MethodParts) -> SyntheticGradient:
         Adam(parts.synthesizer.parameters(), lr=lr, fused=True),
         conditioned=parts.classes > 0,
         precision=parts.synthesizer_matmul_precision,
+        condition=parts.condition,
     )

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ...foundation.error import ConfigError
 from ...foundation.registry import Registry
+from .choice import SynthesizerChoice, default_choice, parse_choices
 from .convolutional import CONVOLUTIONAL, ConvSynthesizer
 from .linear import LINEAR, LinearSynthesizer
 from .mlp import MLP, MLPSynthesizer
+from .positionwise import POSITIONWISE, PositionwiseSynthesizer
 from .synthesizer import SynthesizerFactory, SynthesizerSpec
 
 __all__ = [
@@ -18,29 +19,39 @@ __all__ = [
     "ConvSynthesizer",
     "LinearSynthesizer",
     "MLPSynthesizer",
+    "PositionwiseSynthesizer",
+    "SynthesizerChoice",
     "SynthesizerFactory",
     "SynthesizerSpec",
     "make_synthesizer",
+    "synthesizer_choices",
 ]
 
 # in this order, as the first that fits is the default
-SYNTHESIZERS = Registry(SynthesizerSpec, "synthesizer", "async_dni.synthesizers", [CONVOLUTIONAL, LINEAR, MLP])
+SYNTHESIZERS = Registry(
+    SynthesizerSpec, "synthesizer", "async_dni.synthesizers", [CONVOLUTIONAL, POSITIONWISE, LINEAR, MLP]
+)
+
+
+def synthesizer_choices(text: str) -> list[SynthesizerChoice]:
+    """Those that a setting names, `NAME[:setting=value…]`, separated by commas. Raises `ConfigError`."""
+    return parse_choices(text, SYNTHESIZERS)
 
 
 def make_synthesizer(
-    features: Sequence[int], hidden: Sequence[int], classes: int, name: str | None = None
+    features: Sequence[int],
+    hidden: Sequence[int],
+    classes: int,
+    name: str | None = None,
+    channels_first: bool | None = None,
 ) -> nn.Module:
     """The synthesizer of a name, or else the default one, for outputs `[batch, *features]`.
 
-    By default it is the first that fits these, with hidden layers where `hidden` has widths: convolutional for feature
-    maps, else linear or an MLP. Raises `ConfigError` where the one that is named does not fit.
+    By default it goes by the shape: convolutional for feature maps, `[channels, *positions]`; the same at each position for
+    sequences, `[*positions, features]`; else linear; with hidden layers where `hidden` has widths. `channels_first`: which
+    of the two an output with positions is; where that is not known, one of three dimensions or more is of feature maps.
+    Raises `ConfigError` where the one that is named does not fit.
     """
-    if name is None:
-        specs = (SYNTHESIZERS[other] for other in SYNTHESIZERS)
-        spec = next(spec for spec in specs if spec.fits(features) and (spec.has_hidden or not hidden))
-    else:
-        spec = SYNTHESIZERS[name]
-        if not spec.fits(features):
-            allowed = f"it is for outputs {spec.takes}, and those of a stage are {list(features)}"
-            raise ConfigError("synthesizer", name, allowed)
-    return spec.make(features, hidden, classes)
+    first = len(features) > 2 if channels_first is None else channels_first
+    choice = default_choice(features, hidden, SYNTHESIZERS, first) if name is None else synthesizer_choices(name)[0]
+    return choice.make(features, hidden, classes)

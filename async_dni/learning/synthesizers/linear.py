@@ -8,14 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .synthesizer import SynthesizerSpec, zeroed
+from ..condition import embedded, in_rows
+from .synthesizer import VECTOR, SynthesizerSpec, zeroed
 
 
 class LinearSynthesizer(nn.Module):
     """δ̂ = h A + y C, or, not conditioned, δ̂ = h A + b; A, C and b start at zero.
 
     y, the label as a one-hot row, picks a row of C: a bias for each class, to which b would add nothing.
-    h: `[batch, *features]`; labels: `[batch]`, or None where `classes` is 0.
+    h: `[batch, *features]`; labels: `[batch]`, or numbers `[batch, classes]`, or None where `classes` is 0.
     """
 
     def __init__(self, features: Sequence[int], classes: int = 0) -> None:
@@ -28,9 +29,9 @@ class LinearSynthesizer(nn.Module):
     def forward(self, h: Tensor, labels: Tensor | None) -> Tensor:
         """Predict `[batch, *features]`."""
         flat = h.flatten(1)
-        if self.condition is None:
+        if self.condition is None or labels is None:
             return self.linear(flat).view_as(h)
-        return torch.addmm(self.condition(labels), flat, self.linear.weight.t()).view_as(h)
+        return torch.addmm(embedded(labels, self.condition.weight), flat, self.linear.weight.t()).view_as(h)
 
     @torch.no_grad()
     def set_gradients(self, h: Tensor, labels: Tensor | None, grad_output: Tensor) -> None:
@@ -41,8 +42,8 @@ class LinearSynthesizer(nn.Module):
             self.linear.bias.grad = flat.sum(0)
         elif labels is not None:
             # a product, as adding up rows by index is in no defined order on CUDA
-            hot = flat.new_zeros(len(flat), self.condition.num_embeddings).scatter_(1, labels.unsqueeze(1), 1)
-            self.condition.weight.grad = torch.mm(hot.t(), flat)
+            rows = in_rows(labels, self.condition.num_embeddings, flat.dtype)
+            self.condition.weight.grad = torch.mm(rows.t(), flat)
 
 
 LINEAR = SynthesizerSpec(
@@ -50,4 +51,5 @@ LINEAR = SynthesizerSpec(
     help="a product and a bias for each class",
     make=lambda features, hidden, classes: LinearSynthesizer(features, classes),
     has_hidden=False,
+    layout=VECTOR,
 )

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .synthesizer import SynthesizerSpec, one_hot, zeroed
+from ..condition import in_rows
+from .synthesizer import VECTOR, SynthesizerSpec, zeroed
 
 
 class MLPSynthesizer(nn.Module):
     """Hidden layers of Linear, BatchNorm1d, ReLU and a Linear output that starts at zero; sees [h, y].
 
-    h: `[batch, *features]`; labels: `[batch]`, or None where `classes` is 0.
+    h: `[batch, *features]`; labels: `[batch]`, or numbers `[batch, classes]`, or None where `classes` is 0.
     """
 
     def __init__(self, features: Sequence[int], hidden: Sequence[int], classes: int = 0) -> None:
@@ -32,10 +33,13 @@ class MLPSynthesizer(nn.Module):
         """Predict `[batch, *features]`."""
         flat = h.flatten(1)
         if labels is not None:
-            flat = torch.cat((flat, one_hot(labels, self.classes, h.dtype)), dim=1)
+            flat = torch.cat((flat, in_rows(labels, self.classes, h.dtype)), dim=1)
         return self.layers(flat).view_as(h)
 
 
 MLP = SynthesizerSpec(
-    name="mlp", help="hidden layers of --synthesizer-hidden, with batch norm and ReLU", make=MLPSynthesizer
+    name="mlp",
+    help="hidden layers of --synthesizer-hidden, with batch norm and ReLU",
+    make=MLPSynthesizer,
+    layout=VECTOR,
 )

@@ -1,9 +1,10 @@
 """Synthesizers: models of the gradient that a stage's output will receive.
 
-A synthesizer is any `nn.Module` called as `synthesizer(h, labels)`: h `[batch, *features]`, the stage's output; labels
-`[batch]` int64 (cDNI), or None (DNI). It returns `[batch, *features]`: for
-each sample, the gradient of *that sample's* loss with respect to h. A batch-mean loss divides gradients by the batch
-size; predicting the undivided ones keeps the targets of one scale for every batch size.
+A synthesizer is any `nn.Module` called as `synthesizer(h, labels)`: h `[batch, *features]`, the stage's output; labels,
+what it sees of the target (cDNI), or None (DNI). For a class a sample these are `[batch]` int64, and -1 where there is none;
+`learning/condition.py` has what they are for other targets. It returns `[batch, *features]`: for each sample, the gradient
+of *that sample's* loss with respect to h. A batch-mean loss divides gradients by the batch size; predicting the undivided
+ones keeps the targets of one scale for every batch size.
 
 One that knows its own gradients may have `set_gradients(h, labels, grad_output)`, which is called in place of autograd;
 what it returns is then changed in place, so it must be a new tensor.
@@ -14,15 +15,17 @@ Jaderberg et al., *Decoupled Neural Interfaces using Synthetic Gradients*, arXiv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-SynthesizerFactory = Callable[[Sequence[int], Sequence[int], int], nn.Module]
-"""Shape of one sample of the stage's output, hidden widths, classes of the labels that it sees (0: none)."""
+SynthesizerFactory = Callable[..., nn.Module]
+"""Called with the shape of one sample of the stage's output, hidden widths, classes of the labels that it sees (or numbers
+in a row; 0: it sees none), and its settings by name."""
+
+VECTOR, CHANNELS_FIRST, CHANNELS_LAST = "vector", "channels first", "channels last"
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,9 @@ class SynthesizerSpec:
     has_hidden: bool = True  # whether it takes hidden widths
     takes: str = "[features]"  # the shapes of outputs that it is for, for a person
     fits: Callable[[Sequence[int]], bool] = lambda features: True  # whether it is for outputs of this shape
-
-
-def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """Labels `[batch]` int64 as rows `[batch, classes]`."""
-    return F.one_hot(labels, classes).to(dtype)
+    # what it takes an output for: a vector, all numbers of a sample in a row; or positions with channels, first or last
+    layout: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)  # that `make` takes, with their defaults
 
 
 def zeroed(layer: nn.Module) -> nn.Module:

@@ -1,8 +1,9 @@
-"""Environment variables for the processes that are started meanwhile."""
+"""Environment variables, and the main module, for the processes that are started meanwhile."""
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,24 @@ def environment(**variables: str) -> Iterator[None]:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
+
+
+@contextmanager
+def importable_main() -> Iterator[None]:
+    """Processes import the main module of the one that starts them, where it is a file.
+
+    `python -` gives it the name of a file that is none, which they would look for. What it defines is sent by value.
+    """
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    if path is None or getattr(main, "__spec__", None) is not None or os.path.isfile(path):
+        yield
+        return
+    del main.__file__
+    try:
+        yield
+    finally:
+        main.__file__ = path
 
 
 def variable(name: str) -> str:

@@ -46,17 +46,27 @@ class TensorSpec:
     rows: int
     shape: tuple[int, ...]  # of one sample
     dtype: torch.dtype
+    dim: int | None = 0  # which dimension counts the samples; None: the tensor is the same for every batch
 
     @classmethod
-    def like(cls, tensor: Tensor, rows: int) -> TensorSpec:
-        """Of batches of up to `rows` samples like those of `tensor`, `[batch, ...]`."""
-        return cls(rows, tuple(tensor.shape[1:]), tensor.dtype)
+    def like(cls, tensor: Tensor, rows: int, dim: int | None = 0) -> TensorSpec:
+        """Of batches of up to `rows` samples like those of `tensor`, which is `[batch, ...]`, or counts them in `dim`."""
+        shape = tuple(size for place, size in enumerate(tensor.shape) if place != dim)
+        return cls(rows, shape, tensor.dtype, dim)
+
+    def shape_of(self, rows: int) -> tuple[int, ...]:
+        """That of a batch of so many samples."""
+        return self.shape if self.dim is None else (*self.shape[: self.dim], rows, *self.shape[self.dim :])
+
+    @property
+    def numbers(self) -> int:
+        """How many there are in a full batch."""
+        return math.prod(self.shape_of(self.rows))
 
     @property
     def nbytes(self) -> int:
         """Bytes of a full batch, rounded up to whole cache lines."""
-        size = self.rows * math.prod(self.shape) * self.dtype.itemsize
-        return -(-size // _LINE) * _LINE
+        return -(-self.numbers * self.dtype.itemsize // _LINE) * _LINE
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ class Message:
     index: int  # of the batch
     weight_version: int  # updates that the sender had made
     sent_at: float  # time.monotonic() of the sender
-    tensors: tuple[Tensor, ...]  # [rows, ...] each; none at the end of a stream, or for a gradient that won't come
+    tensors: tuple[Tensor, ...]  # [rows, ...]; none at the end of a stream, or for a gradient that won't come
 
 
 def queue_bytes(capacity: int, specs: Sequence[TensorSpec]) -> int:
@@ -108,9 +118,7 @@ class TensorQueue:
         for slot in range(self._num_slots):
             offset, tensors = _RING + slot * self._slot_bytes + _LINE, []
             for spec in self.specs:
-                count = spec.rows * math.prod(spec.shape)
-                flat = torch.frombuffer(view, dtype=spec.dtype, count=count, offset=offset)
-                tensors.append(flat.view(spec.rows, *spec.shape))
+                tensors.append(torch.frombuffer(view, dtype=spec.dtype, count=spec.numbers, offset=offset))
                 offset += spec.nbytes
             self._slots.append(tensors)
 
@@ -136,19 +144,14 @@ class TensorQueue:
         if not self.has_room():
             raise BufferError(f"a queue of {self.capacity} is full")
         written = self._words[_WRITTEN]
-        rows = tensors[0].shape[0] if tensors and tensors[0].dim() else 0
+        rows = self._rows(tensors)
         for spec, slot, tensor in zip(
             self.specs, self._slots[written % self._num_slots], tensors, strict=bool(tensors)
         ):
-            if (
-                tensor.shape[1:] != spec.shape
-                or tensor.dtype != spec.dtype
-                or tensor.shape[:1] != (rows,)
-                or rows > spec.rows
-            ):
+            if tuple(tensor.shape) != spec.shape_of(rows) or tensor.dtype != spec.dtype or rows > spec.rows:
                 expected = f"up to {spec.rows} rows of {list(spec.shape)} {spec.dtype}"
                 raise ValueError(f"batch {index}: expected {expected}, got {list(tensor.shape)} {tensor.dtype}")
-            slot[:rows].copy_(tensor)
+            slot[: tensor.numel()].view(tensor.shape).copy_(tensor)
         header = self._header(written)
         self._words[header] = index
         self._words[header + 1] = rows if tensors else -1
@@ -156,6 +159,13 @@ class TensorQueue:
         self._words[header + 3] = time.monotonic_ns()
         self._words[_WRITTEN] = written + 1
         self._consumer.ring()
+
+    def _rows(self, tensors: Sequence[Tensor]) -> int:
+        """How many samples there are in a batch."""
+        for spec, tensor in zip(self.specs, tensors, strict=False):
+            if spec.dim is not None:
+                return tensor.shape[spec.dim] if tensor.dim() > spec.dim else 0
+        return 0
 
     @property
     def last_index(self) -> int | None:
@@ -176,8 +186,12 @@ class TensorQueue:
             return None
         index, rows, weight_version, sent_ns = self._words[(header := self._header(number)) : header + 4]
         self._taken += 1
-        tensors = () if rows < 0 else tuple(slot[:rows] for slot in self._slots[number % self._num_slots])
-        return Message(index, weight_version, sent_ns / 1e9, tensors)
+        slot = self._slots[number % self._num_slots] if rows >= 0 else ()
+        tensors = (
+            flat[: math.prod(shape := spec.shape_of(rows))].view(shape)
+            for spec, flat in zip(self.specs, slot, strict=bool(slot))
+        )
+        return Message(index, weight_version, sent_ns / 1e9, tuple(tensors))
 
     def release(self) -> None:
         """Give the oldest taken slot back to the producer."""

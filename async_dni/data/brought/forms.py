@@ -18,13 +18,13 @@ from torch.utils.data import (
     default_collate,
 )
 
-from ..foundation.error import ConfigError
-from ..learning.random_state import seeded
+from ...foundation.error import ConfigError
+from ...learning.random_state import seeded
+from ..batches import ITERATING
+from ..samples import is_tensors
+from ..source import Source
 from .arrays import Arrays, Column, as_column
-from .batches import ITERATING
 from .parts import form, leaves, target_name
-from .samples import is_tensors
-from .source import Source
 
 ALLOWED = (
     "allowed: a data set of (sample, target) pairs or dictionaries with a length, a DataLoader, a pair of tensors or arrays "

@@ -1,0 +1,62 @@
+"""A synthesizer for sequences: the same for every position, so that its size doesn't depend on how many there are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .linear import LinearSynthesizer
+from .mlp import MLPSynthesizer
+from .synthesizer import CHANNELS_LAST, SynthesizerSpec
+
+
+class PositionwiseSynthesizer(nn.Module):
+    """A linear synthesizer, or an MLP where `hidden` has widths, of each position by itself.
+
+    h: `[batch, *positions, features]`; labels: `[batch]` or `[batch, *positions]`, or numbers `[batch, classes]` or
+    `[batch, *positions, classes]`, or None where `classes` is 0. What is of a sample holds for all its positions.
+    """
+
+    def __init__(self, features: Sequence[int], hidden: Sequence[int] = (), classes: int = 0) -> None:
+        super().__init__()
+        self.positions = math.prod(features[:-1])
+        self.each: nn.Module = (
+            MLPSynthesizer(features[-1:], hidden, classes) if hidden else LinearSynthesizer(features[-1:], classes)
+        )
+
+    def forward(self, h: Tensor, labels: Tensor | None) -> Tensor:
+        """Predict `[batch, *positions, features]`."""
+        prediction: Tensor = self.each(h.flatten(0, -2), self._of_each(h, labels))
+        return prediction.view_as(h)
+
+    @property
+    def set_gradients(self) -> object:
+        """The linear one's, of all positions; an MLP has none."""
+        return self._set_gradients if isinstance(self.each, LinearSynthesizer) else None
+
+    @torch.no_grad()
+    def _set_gradients(self, h: Tensor, labels: Tensor | None, grad_output: Tensor) -> None:
+        assert isinstance(self.each, LinearSynthesizer)
+        self.each.set_gradients(h.flatten(0, -2), self._of_each(h, labels), grad_output.flatten(0, -2))
+
+    def _of_each(self, h: Tensor, labels: Tensor | None) -> Tensor | None:
+        """What the synthesizer sees at each position of each sample, one after the other."""
+        if labels is None:
+            return None
+        of_samples = labels.dim() == (2 if labels.is_floating_point() else 1)
+        if of_samples:
+            return labels.repeat_interleave(self.positions, 0)
+        return labels.flatten(0, h.dim() - 2)
+
+
+POSITIONWISE = SynthesizerSpec(
+    name="positionwise",
+    help="for sequences: linear, or with hidden layers, the same at each position",
+    make=PositionwiseSynthesizer,
+    takes="[*positions, features]",
+    fits=lambda features: len(features) >= 2,
+    layout=CHANNELS_LAST,
+)

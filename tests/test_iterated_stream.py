@@ -245,3 +245,14 @@ def test_the_loaders_batch_size_is_the_runs(tmp_path: Any) -> None:
         result = Trainer(mlp(6, 8, 2), workers=2, serial=True, run_dir=tmp_path / str(size)).fit(made, epochs=1)
         assert f'"batch_size": {size}' in (tmp_path / str(size) / "config.json").read_text()
         assert result.summary["samples"] == {10: 45, 3: 4, 4: 20}[size]
+
+
+@pytest.mark.parametrize("data", [lambda: loader(shuffle=True, num_workers=1), Stream], ids=["a loader", "an iterable"])
+def test_a_resumed_run_is_as_if_it_had_never_stopped(data: Any, tmp_path: Any) -> None:
+    settings = {"workers": 2, "lag": 2, "split": (1,), "batch_size": 10}
+    disturb()
+    Trainer(mlp(6, 8, 2), **settings, run_dir=tmp_path / "run").fit(data(), steps=7)
+    disturb()
+    result = Trainer(mlp(6, 8, 2), **settings, resume=tmp_path / "run").fit(data(), steps=12)
+    whole = Trainer(mlp(6, 8, 2), **settings).fit(data(), steps=12)
+    assert all(map(torch.equal, result.model.parameters(), whole.model.parameters()))

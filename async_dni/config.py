@@ -11,6 +11,7 @@ from .foundation.option import Checked
 from .learning.methods import METHODS, MethodSpec
 from .learning.synthesizers import SynthesizerChoice, synthesizer_choices
 from .settings.arithmetic import Arithmetic
+from .settings.data import Data
 from .settings.evaluations import Evaluations
 from .settings.files import Files
 from .settings.processes import Processes
@@ -21,7 +22,7 @@ from .settings.updates import Updates
 
 
 @dataclass(frozen=True)
-class TrainerConfig(Updates, Evaluations, Files, Processes, Arithmetic, Synthesis, Splitting, Stages, Checked):
+class TrainerConfig(Updates, Evaluations, Data, Files, Processes, Arithmetic, Synthesis, Splitting, Stages, Checked):
     """How a network is trained: what `Trainer` takes beside the model, the loss and the optimizer."""
 
     def __post_init__(self) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import nn
 
 from .config import TrainerConfig
 from .fit.in_process import train_in_process
@@ -21,6 +20,7 @@ from .fit.job import Job, OwnSynthesizer
 from .fit.plan import make_plan
 from .fit.prepare import prepare
 from .fit.record import open_records
+from .fit.stream import sized
 from .foundation.error import ConfigError
 from .learning.condition import OwnCondition
 from .learning.methods import Loss
@@ -124,18 +124,20 @@ class Trainer:
 
     def fit(
         self,
-        train_set: Dataset | Sequence[Tensor],
+        train_set: Any,
         *,
         epochs: int | None = None,
         steps: int | None = None,
-        eval_set: Dataset | Sequence[Tensor] | None = None,
+        eval_set: Any = None,
         settings: dict[str, Any] | None = None,
         runs: Path | None = None,
         interruption: Interruption | None = None,
     ) -> TrainResult:
         """Train for a number of epochs (or of steps: batches) and return the trained network.
 
-        `train_set` and `eval_set`: a data set of `(sample, target)` pairs, or a pair of tensors `[samples, ...]`.
+        `train_set` and `eval_set`: a pair (samples, targets) of tensors or arrays `[samples, ...]`, `numpy.memmap` too; a
+        dictionary of them; a data set, of `(sample, target)` pairs or of dictionaries; a `DataLoader`, whose batch size then
+        is the run's; and for training an `IterableDataset`.
         The `eval_set` is evaluated every `eval_every` epochs and at the end, here, while the workers train on.
         `settings` are added to config.json. Where no `run_dir` is set, the run makes one of its own in the directory `runs`,
         named by the date and time; without that, it writes no files. Raises `ConfigError` before anything is started, and
@@ -146,7 +148,7 @@ class Trainer:
         """
         if getattr(current_process(), "_inheriting", False):
             sys.exit(1)  # a worker imports a script that trains when it is imported; the supervisor says so
-        job = self.job
+        job = sized(self.job, train_set)
         prepared = prepare(job, train_set, eval_set, epochs, steps, runs)
         plan = make_plan(job, prepared)
         wiring = None if self.config.serial else wire(job, prepared, plan)
@@ -160,18 +162,19 @@ class Trainer:
                     trained = train_in_workers(job, wiring, run, interruption)
             return run.result(trained.summary(job, prepared, plan), lambda: interruption.number)
 
-    def cut(self, train_set: Dataset | Sequence[Tensor]) -> tuple[list[int], list[StageSpec], list[Any]]:
+    def cut(self, train_set: Any) -> tuple[list[int], list[StageSpec], list[Any]]:
         """What `fit` would cut the network into: the index of each stage's first block, but for the first stage; what
         each stage is made from; and an example of each one's output, `[batch, *features]`.
         """
         # of a run with more than one step, and evaluations
+        sized_job = sized(self.job, train_set)
         config = dataclasses.replace(
-            self.config,
+            sized_job.config,
             warmup=0,
             metrics=(),
             early_stopping=0,
             early_stopping_metric=TrainerConfig.early_stopping_metric,
         )
-        job = dataclasses.replace(self.job, config=config, metrics={})
+        job = dataclasses.replace(sized_job, config=config, metrics={})
         plan = make_plan(job, prepare(job, train_set, None, None, 1, None))
         return plan.split, plan.stages, [output.structure for output in plan.outputs]

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
@@ -586,6 +587,17 @@ class GivesBack(Scaled):
         self.scale.grad = torch.zeros(1)
 
 
+class Empty(IterableDataset):
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        return iter(())
+
+
+def padded(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """Each batch to a length of its own."""
+    x, target = torch.stack([x for x, _ in samples]), torch.tensor([label for _, label in samples])
+    return torch.nn.functional.pad(x, (0, int(x[:, 0].sum() > 0))), target
+
+
 def network(*blocks: nn.Module) -> nn.Sequential:
     """These blocks, between a first and a last one."""
     return nn.Sequential(nn.Linear(6, 6), *blocks, nn.Linear(6, 2))
@@ -733,12 +745,44 @@ MODELS = [
 
 DATA = [
     train_data("none", "train_set: got NoneType; allowed: a data set of (sample, target) pairs", lambda: None),
-    train_data("a loader", "train_set: got DataLoader; allowed: a data set", lambda: DataLoader(Pairs())),
-    train_data("an iterable", "train_set: got Endless; allowed: a data set", Endless),
+    train_data(
+        "a loader", "batch_size: got 10; the DataLoader makes batches of 1; allowed: 1", lambda: DataLoader(Pairs())
+    ),
+    train_data("a generator", "train_set: got generator; allowed: a data set", lambda: (pair for pair in Pairs())),
     train_data("one tensor", "train_set: got tensors [40, 6]; allowed: a data set", lambda: tensors()[:1]),
     train_data("three", "got tensors [9] and [9] and [9]; ", lambda: TensorDataset(*[torch.ones(9)] * 3)),
     train_data("other lengths", "got tensors [40, 6] and [39]; ", lambda: tensors(target=torch.zeros(39))),
-    train_data("arrays", "got ([40, 6] float32, [40] int64); ", lambda: tuple(t.numpy() for t in tensors())),
+    train_data("arrays of text", "an array of <U1 holds no numbers", lambda: (np.array(["a"] * 40), np.zeros(40))),
+    train_data(
+        "ragged lists",
+        "got (((float), …), (int, …)); setting an array element",
+        lambda: ([[1.0], [1.0, 2.0]] * 9, [0] * 18),
+    ),
+    train_data("an array short", "with a row for each sample", lambda: (np.zeros((40, 6)), np.zeros(39, dtype=int))),
+    train_data(
+        "no entry for a target", "none of labels, label, target, ", lambda: {"x": np.zeros((40, 6)), "z": [0] * 40}
+    ),
+    train_data(
+        "two targets", "both label and y among x, label, y", lambda: dict.fromkeys(("x", "label", "y"), [0] * 40)
+    ),
+    train_data("another target", "no 'z' among x, y", lambda: {"x": np.zeros((40, 6)), "y": [0] * 40}, target="z"),
+    train_data("targets only", "nothing is beside 'y'", lambda: {"y": [0] * 40}),
+    train_data("an empty iterable", "pass 1 (batch 0); it ended after 0 batches; allowed: at least one", Empty),
+    BadUse("epochs of an iterable", "epochs: got 1; the data set is iterable", data=Endless, lengths={"epochs": 1}),
+    train_data("loaders of an iterable", "loader_workers: got 2; an iterable data set is", Endless, loader_workers=2),
+    train_data(
+        "loaders of a loader",
+        "loader_workers: got 2; a DataLoader loads by workers of its own (num_workers); allowed: 0",
+        lambda: DataLoader(Pairs(), batch_size=10),
+        loader_workers=2,
+    ),
+    train_data(
+        "a loader that raises",
+        "the DataLoader (batch 0); it raised OSError: gone",
+        lambda: DataLoader(Pairs(10, {3: OSError("gone")}), batch_size=10),
+    ),
+    train_data("augmented rows", "augment: got crop; it takes images [channels, ", Pairs, augment=("crop",)),
+    train_data("another augmentation", "augment: got cut; allowed: crop, flip, separated", Pairs, augment=("cut",)),
     train_data("no samples", "train_set: got no samples; allowed: at least one", lambda: tensors(samples=0)),
     train_data("few samples", "batch_size: got 10; the data set has 9 samples", lambda: tensors(samples=9)),
     train_data(
@@ -759,6 +803,7 @@ DATA = [
     train_data("batch raises", "(batch 0); it raised KeyError: 'x'", lambda: Batches(raises)),
     train_data("batch short", "came from get_batch as ([9, 6] torch.float32, ", lambda: Batches(one_short)),
     eval_data("evaluation: none", "eval_set: got no samples; allowed: at least one", lambda: tensors(samples=0)),
+    eval_data("evaluation: iterable", "eval_set: got Endless; it is iterable, and has no sample by", Endless),
     eval_data("evaluation: features", "eval_set: got samples [5] torch.float", lambda: tensors(torch.randn(40, 5))),
     eval_data("evaluation: label", "eval_set: got sample 7; it has label 9; allowed: 0 to 1", lambda: labelled(9)),
 ]

@@ -134,7 +134,7 @@ def test_color_images_come_with_channels_first(tmp_path, monkeypatch):
         return SimpleNamespace(data=images, targets=[4, 3, 2, 1, 0])
 
     fake = SimpleNamespace(CIFAR10=cifar10, MNIST=None, FashionMNIST=None)
-    monkeypatch.setattr(torchvision_set, "_torchvision_datasets", lambda: fake)
+    monkeypatch.setattr(torchvision_set, "torchvision_datasets", lambda: fake)
     train, _ = load_dataset("cifar10", tmp_path)
     assert train.images[1, 2, 3, 4] == images[1, 3, 4, 2]
     assert train.labels.tolist() == [4, 3, 2, 1, 0]
@@ -144,7 +144,7 @@ def test_color_images_come_with_channels_first(tmp_path, monkeypatch):
 
 
 def test_a_download_that_fails_names_the_folder_that_the_files_go_to(tmp_path, monkeypatch):
-    monkeypatch.setattr(torchvision_set._torchvision_datasets().FashionMNIST, "mirrors", [])
+    monkeypatch.setattr(torchvision_set.torchvision_datasets().FashionMNIST, "mirrors", [])
     with pytest.raises(ConfigError, match="FashionMNIST/raw") as caught:
         load_dataset("fashion-mnist", tmp_path)
     assert caught.value.setting == "data_dir"
@@ -217,7 +217,7 @@ def test_cifar100_has_100_classes(last, said, tmp_path, monkeypatch):
         images = np.random.default_rng(0).integers(256, size=(4, 32, 32, 3), dtype=np.uint8)
         return SimpleNamespace(data=images, targets=[0, 7, 50, last])
 
-    monkeypatch.setattr(torchvision_set, "_torchvision_datasets", lambda: SimpleNamespace(CIFAR100=cifar100))
+    monkeypatch.setattr(torchvision_set, "torchvision_datasets", lambda: SimpleNamespace(CIFAR100=cifar100))
     if said is None:
         train, _ = load_dataset("cifar100", tmp_path)
         assert train.labels.tolist() == [0, 7, 50, 99]

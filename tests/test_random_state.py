@@ -30,7 +30,7 @@ def test_what_is_drawn_depends_on_the_seeds_alone() -> None:
     drawn()
     with seeded(3, 4):
         assert drawn() == first
-    for other in ((3,), (3, 5), (4, 3), (3, 4, 1), (2**32 - 1, 4)):
+    for other in ((3,), (3, 5), (4, 3), (3, 4, 0), (3, 4, 1), (2**32 - 1, 4)):
         with seeded(*other):
             assert not set(drawn()) & set(first)
 

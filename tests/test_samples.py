@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from async_dni import ConfigError, DataError, Trainer, WorkerError, evaluate
-from async_dni.data.samples import Labels, as_dataset, check_finite, get_batch
+from async_dni.data.batch_check import Labels, check_finite
+from async_dni.data.brought.forms import as_dataset
+from async_dni.data.samples import get_batch
 from async_dni.data.stream import BatchStream, in_memory
 
 ROWS = torch.tensor([30, 10, 20])  # a batch's samples
@@ -163,7 +165,7 @@ def test_samples_of_a_batch_that_the_data_set_makes_are_named() -> None:
     first, second, third, *_ = stream.indices(1).tolist()
     names = rf"samples {first}, {second}, {third}, … \(batch 1\)"
     with pytest.raises(
-        DataError, match=rf"{names} don't make a batch \(\[5\] torch.float32 and \[\] torch.int64, where"
+        DataError, match=rf"{names} make a batch of \[5\] torch.float32 and \[\] torch.int64, where the first .*: pad "
     ):
         stream[1]
     with pytest.raises(DataError, match=rf"{names} raised ValueError: the third"):

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..foundation.error import ConfigError
-from .samples import as_dataset, form, get_batch, refused
+from .brought.forms import as_dataset
+from .brought.parts import form
+from .samples import get_batch, refused
 from .stream import in_memory
 
 AT_ONCE = 1000  # samples
@@ -60,7 +62,7 @@ def _first_batch(data: Any) -> Any:
 def _targets(dataset: Dataset) -> Iterator[Tensor]:
     """All targets, `[samples, ...]`, some at once."""
     if tensors := in_memory(dataset):
-        yield tensors[1]
+        yield tensors[-1]
         return
     for indices in torch.arange(len(dataset)).split(AT_ONCE):  # type: ignore[arg-type]
         yield get_batch(dataset, indices)[1]

@@ -32,6 +32,11 @@ class ImageDataset(Dataset):
         images, labels = self.get_batch(torch.tensor([index]))
         return images[0], labels[0]
 
+    @property
+    def black(self) -> list[float]:
+        """What a black pixel comes to, by channel."""
+        return [float(shift) for shift in self.shift.flatten()]
+
     def get_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images `[batch, channels, height, width]` float32 and labels `[batch]` int64 of these samples."""
         # converted first, by itself: an operation on numbers of two types takes longer than three passes over one

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..foundation.arguments import call
 from ..foundation.error import ConfigError
 from ..foundation.reference import load
-from .samples import form
+from .brought.parts import form
 
 
 def load_own(named: str, arguments: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -1,28 +1,20 @@
-"""A data set's samples: loaded, made a batch of, and checked, so that one that can't be trained on is named.
-
-What costs little is looked at for every batch, and the sample looked for only where that fails:
-
-    shape and dtype    those of a batch, against the first batch's
-    not finite         the sum of a batch of floats is finite unless one of them isn't (or it overflows)
-    labels             the least and the greatest
-
-Data sets that are tensors are checked once, whole, and their batches not at all.
-"""
+"""A data set's samples: loaded, and made a batch of, so that one that can't be trained on is named."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TypeGuard
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from ..foundation.error import ConfigError
 from ..learning.pickling import UNPICKLABLE, SharingPickler
+from .brought.parts import Parts, differ_in_length, form, is_pair, leaves, split
+
+ONE_LENGTH = "pad sequences to one length, in the data set or a DataLoader's collate_fn"
 
 
 class DataError(RuntimeError):
@@ -41,63 +33,21 @@ class DataError(RuntimeError):
         return self.where if self.batch is None else f"{self.where} (batch {self.batch})"
 
 
-@dataclass(frozen=True)
-class Labels:
-    """The labels that a loss takes: 0 to `classes` - 1, and `ignored`, where there is one."""
+def get_batch(
+    dataset: Dataset, indices: Tensor, collate: Callable[[list[Any]], Any] | None = None, target: str | None = None
+) -> tuple[Parts, Tensor]:
+    """x and targets of some samples: by `collate`; without, by the data set's own `get_batch`, else by PyTorch's collation.
 
-    classes: int
-    ignored: int | None = None
-
-    @classmethod
-    def of(cls, loss_fn: object, output: Tensor, target: Tensor) -> Labels | None:
-        """Those of a loss that is known to take labels, by the network's output `[batch, classes, ...]`; else None."""
-        if not isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss):
-            return None
-        if target.is_floating_point() or output.dim() != target.dim() + 1:
-            return None
-        return cls(output.shape[1], loss_fn.ignore_index)
-
-    def check(self, target: Tensor, indices: Tensor) -> None:
-        """Raise `DataError` where one of the targets `[batch, ...]` of these samples is another label."""
-        if not target.numel():
-            return
-        low, high = target.aminmax()
-        if low >= 0 and high < self.classes:
-            return
-        wrong = (target < 0) | (target >= self.classes)
-        if self.ignored is not None:
-            wrong &= target != self.ignored
-        if wrong.any():
-            label = int(target[wrong][0])
-            raise DataError(_first(wrong, indices), f"has label {label}; allowed: 0 to {self.classes - 1}")
-
-
-def check_finite(tensor: Tensor, indices: Tensor) -> None:
-    """Raise `DataError` where one of these samples' numbers `[batch, ...]` is NaN or infinite."""
-    if not tensor.is_floating_point() or torch.isfinite(tensor.sum()):
-        return
-    wrong = ~torch.isfinite(tensor)
-    if wrong.any():
-        number = float(tensor[wrong][0])
-        raise DataError(_first(wrong, indices), f"holds the number {number}; allowed: finite numbers")
-
-
-def _first(wrong: Tensor, indices: Tensor) -> str:
-    row = int(wrong.flatten(1).any(1).nonzero()[0]) if wrong.dim() > 1 else int(wrong.nonzero()[0])
-    return f"sample {int(indices[row])}"
-
-
-def get_batch(dataset: Dataset, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Samples and targets of a data set of `(sample, target)` pairs: by its own `get_batch`, else by PyTorch.
-
-    Raises `DataError` where a sample can't be loaded, or is not like the others.
+    `target` names the targets where samples are dictionaries. Raises `DataError` where a sample can't be loaded, or is
+    not like the others.
     """
-    if is_tensors(dataset):
-        x, target = (tensor.index_select(0, indices) for tensor in dataset.tensors)
-        return x, target
-    if hasattr(dataset, "get_batch"):
-        return _own_batch(dataset, indices)
-    return _collated(dataset, [_load(dataset, index) for index in indices.tolist()], indices)
+    if collate is None and is_tensors(dataset):
+        x, y = (tensor.index_select(0, indices) for tensor in dataset.tensors)
+        return x, y
+    if collate is None and hasattr(dataset, "get_batch"):
+        return _own_batch(dataset, indices, target)
+    samples = [load(dataset, index, is_free=collate is not None) for index in indices.tolist()]
+    return _collated(dataset, samples, indices, collate, target)
 
 
 def is_tensors(dataset: object) -> TypeGuard[TensorDataset]:
@@ -105,103 +55,79 @@ def is_tensors(dataset: object) -> TypeGuard[TensorDataset]:
     return isinstance(dataset, TensorDataset) and type(dataset).__getitem__ is TensorDataset.__getitem__
 
 
-def _load(dataset: Any, index: int) -> Any:
+def load(dataset: Any, index: int, is_free: bool = False) -> Any:
+    """A sample; `is_free`: of any form. Raises `DataError`."""
     try:
         sample = dataset[index]
     except Exception as error:
-        raise DataError(f"sample {index}", _raised(error)) from error
-    if not isinstance(sample, tuple | list) or len(sample) != 2:
-        raise DataError(f"sample {index}", f"is {form(sample)}; allowed: a pair (sample, target)")
+        raise DataError(f"sample {index}", raised(error)) from error
+    if not (is_free or is_pair(sample) or isinstance(sample, Mapping)):
+        raise DataError(f"sample {index}", f"is {form(sample)}; allowed: a pair (sample, target), or a dictionary")
     return sample
 
 
-def _own_batch(dataset: Any, indices: Tensor) -> tuple[Tensor, Tensor]:
+def _own_batch(dataset: Any, indices: Tensor, target: str | None) -> tuple[Parts, Tensor]:
     try:
         batch = dataset.get_batch(indices)
+    except DataError:
+        raise
     except Exception as error:
-        raise DataError(_names(indices), _raised(error)) from error
-    is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
-    if not is_pair or any(part.shape[:1] != indices.shape for part in batch):
-        allowed = f"tensors of {len(indices)} samples and targets"
-        raise DataError(_names(indices), f"came from get_batch as {form(batch)}; allowed: {allowed}")
-    return batch[0], batch[1]
+        raise DataError(names(indices), raised(error)) from error
+    with suppress(TypeError, ValueError):
+        x, y = split(batch, target)
+        if has_rows((x, y), len(indices)):
+            return x, y
+    allowed = f"tensors of {len(indices)} samples and targets"
+    raise DataError(names(indices), f"came from get_batch as {form(batch)}; allowed: {allowed}")
 
 
-def _collated(dataset: Any, samples: Sequence[Any], indices: Tensor) -> tuple[Tensor, Tensor]:
+def _collated(
+    dataset: Any,
+    samples: list[Any],
+    indices: Tensor,
+    collate: Callable[[list[Any]], Any] | None,
+    target: str | None,
+) -> tuple[Parts, Tensor]:
     try:
-        x, target = default_collate(list(samples))
+        batch = (collate or default_collate)(samples)
     except Exception as error:
-        raise _misfit(dataset, samples, indices, " ".join(str(error).split())) from None
-    if not isinstance(x, Tensor) or not isinstance(target, Tensor):
-        raise DataError(f"sample {int(indices[0])}", f"is {form(samples[0])}; allowed: tensors, arrays and numbers")
-    return x, target
+        if collate is not None:
+            raise DataError(names(indices), f"don't go through collate_fn: it {raised(error)}") from error
+        raise misfit(dataset, samples, indices, " ".join(str(error).split())) from None
+    try:
+        x, y = split(batch, target)
+    except (TypeError, ValueError) as error:
+        where = f"sample {int(indices[0])}"
+        raise DataError(where, f"is {form(samples[0])}, {error}; allowed: tensors, arrays and numbers") from None
+    if collate is not None and not has_rows((x, y), len(indices)):
+        allowed = f"a row for each of {len(indices)} samples"
+        raise DataError(names(indices), f"came from collate_fn as {form(batch)}; allowed: {allowed}")
+    return x, y
 
 
-def _misfit(dataset: Any, samples: Sequence[Any], indices: Tensor, reason: str) -> DataError:
+def has_rows(parts: tuple[Parts, Tensor], rows: int) -> bool:
+    """Whether all tensors of x and the targets have so many rows."""
+    return all(part.shape[:1] == (rows,) for part in (*leaves(parts[0]), parts[1]))
+
+
+def misfit(dataset: Any, samples: Sequence[Any], indices: Tensor, reason: str) -> DataError:
     """Names the sample that is not like the data set's first."""
     for index, sample in zip(indices.tolist(), samples, strict=False):
-        if form(sample) != (like := form(_load(dataset, 0))):
-            return DataError(f"sample {index}", f"is {form(sample)}; allowed: {like}, as sample 0")
-    return DataError(
-        _names(indices), f"don't make a batch ({reason}); allowed: tensors, arrays and numbers of one form"
-    )
+        if form(sample) != (like := form(first := load(dataset, 0))):
+            advice = f"; {ONE_LENGTH}" if differ_in_length(sample, first) else ""
+            return DataError(f"sample {index}", f"is {form(sample)}; allowed: {like}, as sample 0{advice}")
+    return DataError(names(indices), f"don't make a batch ({reason}); allowed: tensors, arrays and numbers of one form")
 
 
-def form(value: Any) -> str:
-    """What a sample is like: types and, of tensors and arrays, shape and dtype."""
-    if isinstance(value, tuple | list):
-        return f"({', '.join(form(part) for part in value)})"
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"{list(value.shape)} {value.dtype}"
-    return type(value).__name__
-
-
-def _names(indices: Tensor) -> str:
+def names(indices: Tensor) -> str:
+    """Samples, for a person."""
     shown = ", ".join(str(index) for index in indices[:3].tolist())
     return f"samples {shown}{', …' if len(indices) > 3 else ''}"
 
 
-def _raised(error: Exception) -> str:
+def raised(error: Exception) -> str:
+    """An error in a sentence on what raised it."""
     return f"raised {type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
-
-
-class BatchCheck:
-    """Holds the batches of a data set against the first, and their labels against those that the loss takes."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self.labels: Labels | None = None  # None: the loss takes none, or it is not known which
-        self._like: list[str] | None = None
-
-    def __call__(self, x: Tensor, target: Tensor, indices: Tensor) -> None:
-        """Raise `DataError` where a sample of this batch is not like the first batch's, or holds what it may not."""
-        found = [f"{list(part.shape[1:])} {part.dtype}" for part in (x, target)]
-        self._like = self._like or found
-        if found != self._like:
-            reason = f"{' and '.join(found)}, where the first batch had {' and '.join(self._like)}"
-            one_by_one = not hasattr(self.dataset, "get_batch")
-            samples = [_load(self.dataset, index) for index in indices.tolist()] if one_by_one else []
-            raise _misfit(self.dataset, samples, indices, reason)
-        check_finite(x, indices)
-        check_finite(target, indices)
-        if self.labels is not None:
-            self.labels.check(target, indices)
-
-
-def as_dataset(data: Dataset | Sequence[Tensor], setting: str = "train_set") -> Dataset:
-    """A data set, or a pair of tensors (samples, targets) as one. Raises `ConfigError` for what is neither, or empty."""
-    allowed = "allowed: a data set of (sample, target) pairs with a length, or a pair of tensors (samples, targets)"
-    tensors = data.tensors if is_tensors(data) else data
-    if isinstance(tensors, tuple | list) and tensors and all(isinstance(part, Tensor) for part in tensors):
-        if len(tensors) != 2 or tensors[0].shape[:1] != tensors[1].shape[:1] or not tensors[0].dim():
-            shapes = " and ".join(str(list(tensor.shape)) for tensor in tensors)
-            raise ConfigError(setting, f"tensors {shapes}", f"{allowed} with a row for each sample")
-        data = data if isinstance(data, TensorDataset) else TensorDataset(*tensors)
-    elif isinstance(data, tuple) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-        raise ConfigError(setting, form(data), allowed)
-    if not len(data):
-        raise ConfigError(setting, "no samples", "allowed: at least one")
-    return data  # type: ignore[return-value]  # a list of pairs is a data set too
 
 
 @contextmanager

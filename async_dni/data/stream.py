@@ -1,8 +1,9 @@
-"""The seeded stream of batches that stage 0 trains on."""
+"""The seeded stream of batches that stage 0 trains on, where any sample can be asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,47 +11,83 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..learning.batch import Batch
-from .image_dataset import ImageDataset
-from .samples import BatchCheck, DataError, Labels, check_finite, get_batch, is_tensors
+from ..learning.random_state import seeded
+from .augment import Augment
+from .batch_check import BatchCheck, Labels, check_finite
+from .batches import LOADING, Batches
+from .brought.parts import cast
+from .loader_processes import LoaderProcesses
+from .samples import DataError
+from .source import Source
 
 
-class BatchStream:
+class BatchStream(Batches):
     """Batches of a data set in a seeded order, anew in each epoch: a function of (seed, batch index) alone.
 
-    Any batch can be asked for, so a stream is resumed by its index. An epoch's last batch may be smaller.
+    Any batch can be asked for, so a stream is resumed by its index. An epoch's last batch may be smaller. A batch is loaded
+    with the random states of its index, by whichever process: this one, or `loader_workers` of its own, from `begin` on.
     Raises `DataError`, naming the sample, where one can't be loaded or is not what it should be.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, steps: int, seed: int) -> None:
-        self.dataset, self.batch_size, self.steps, self.seed = dataset, batch_size, steps, seed
-        self.samples = len(dataset)  # type: ignore[arg-type]
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        augment: Augment | None = None,
+        loader_workers: int = 0,
+    ) -> None:
+        self.source = Source.of(dataset)
+        self.dataset, self.batch_size, self.steps, self.seed = self.source.dataset, batch_size, steps, seed
+        self.samples = len(self.source)
         self.steps_per_epoch = -(-self.samples // batch_size)
-        self._check = None if in_memory(dataset) else BatchCheck(dataset)  # what is in memory is checked by `allow`
+        self.augment, self.loader_workers = augment, loader_workers
+        self._check = None  # what is in memory is checked by `allow`
+        if self.source.in_memory is None:
+            self._check = BatchCheck(self.source.find_misfit if self.source.is_of_samples else None)
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.int64)
+        self._processes: LoaderProcesses | None = None
 
-    def __getitem__(self, index: int) -> Batch:
+    def _get(self, index: int) -> Batch:
+        return self.load(index) if self._processes is None else self._processes.take(index)
+
+    def load(self, index: int) -> Batch:
+        """A batch, loaded by this process."""
         indices = self.indices(index)
+        draws = self._check is not None or self.augment is not None
         try:
-            x, target = get_batch(self.dataset, indices)
-            if self._check is not None:
-                self._check(x, target, indices)
+            with seeded(self.seed, LOADING, index) if draws else nullcontext():
+                x, target = self.source.raw_batch(indices)
+                if self._check is not None:
+                    self._check(x, target, indices)
+                x = x if self.augment is None else self.augment(x)
         except DataError as error:
             error.batch = index
             raise
-        return Batch(index, x, target)
+        return Batch(index, *cast(x, target, self.source.dtype))
 
-    def __iter__(self) -> Iterator[Batch]:
-        return (self[index] for index in range(self.steps))
+    def begin(self, start: int, at_start: Callable[[], None] = lambda: None) -> None:
+        """From now on batches are asked for in order, from `start`. Processes that load them first call `at_start`."""
+        if self.augment is not None:
+            self.augment.load()
+        if self.loader_workers:
+            self._processes = LoaderProcesses(self.load, range(start, self.steps), self.loader_workers, at_start)
+
+    def close(self) -> None:
+        """End the processes that load."""
+        if self._processes is not None:
+            self._processes.close()
+            self._processes = None
 
     def indices(self, index: int) -> Tensor:
         """Indices of a batch's samples in the data set."""
-        if not 0 <= index < self.steps:
-            raise IndexError(f"batch {index} of a stream of {self.steps}")
+        self._check_index(index)
         epoch, position = divmod(index, self.steps_per_epoch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            self._epoch, self._order = epoch, torch.randperm(self.samples, generator=generator)
+            self._epoch, self._order = epoch, torch.randperm(len(self.source), generator=generator)
         return self._order[position * self.batch_size : (position + 1) * self.batch_size]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -60,7 +97,7 @@ class BatchStream:
     def allow(self, labels: Labels | None, batch: Batch) -> None:
         """The loss takes these labels: checked here for what is in memory and for `batch`, else as batches come."""
         if self._check is None:
-            check_in_memory(self.dataset, labels)
+            check_in_memory(self.source, labels)
             return
         self._check.labels = labels
         if labels is not None:
@@ -69,9 +106,7 @@ class BatchStream:
 
 def in_memory(dataset: Dataset) -> tuple[Tensor, ...] | None:
     """The tensors that hold all samples and targets of a data set; None of one that loads or makes them."""
-    if isinstance(dataset, ImageDataset):
-        return dataset.images, dataset.labels
-    return dataset.tensors if is_tensors(dataset) else None
+    return Source.of(dataset).in_memory
 
 
 def check_in_memory(dataset: Dataset, labels: Labels | None) -> None:
@@ -79,4 +114,4 @@ def check_in_memory(dataset: Dataset, labels: Labels | None) -> None:
     for tensor in (tensors := in_memory(dataset) or ()):
         check_finite(tensor, torch.arange(len(tensor)))
     if tensors and labels is not None:
-        labels.check(tensors[1], torch.arange(len(tensors[1])))
+        labels.check(tensors[-1], torch.arange(len(tensors[-1])))

@@ -43,6 +43,10 @@ def _drive(job: Job, prepared: Prepared, plan: Plan, run: Run, interruption: Int
 
     run.on_start()
     with record_all(serial.telemetry, prepared.run_dir, run.on_record):
-        step = serial.run(prepared.stream, prepared.schedule.start, before_batch)
+        prepared.stream.begin(prepared.schedule.start)
+        try:
+            step = serial.run(prepared.stream, prepared.schedule.start, before_batch)
+        finally:
+            prepared.stream.close()
     run.on_cut(step, serial.states(), True, True)
     return Trained(serial.totals(), [[] for _ in stages])

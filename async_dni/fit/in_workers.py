@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from ..data.brought.reducers import register_reducers
 from ..data.samples import check_picklable
 from ..record.run import Run
 from ..runtime.fork_server import worker_context
@@ -28,6 +29,7 @@ def wire(job: Job, prepared: Prepared, plan: Plan) -> Wiring:
     make_socket_folder()
     stages = [pickle_stage(stage) for stage in plan.stages]
     check_queues(config.queue_capacity, config.batch_size, plan.outputs, target, job.method.gradients, config.autocast)
+    register_reducers()
     storages = storages_of(check_picklable(stream.dataset, "train_set"))
     check_room(storages, "train_set")
     return Wiring(

@@ -127,7 +127,9 @@ def _split(job: Job, spec: StageSpec, made: Sequence[Made], prepared: Prepared) 
             boundaries = boundaries_of(made, job, trial)
             threads = threads_per_worker(config)
             try_steps([spec], trial.first)  # what is measured makes steps, too
-            costs = measure_costs(spec, blocks, synthesizers, lambda: prepared.stream[0], threads, boundaries)
+            # what is loaded in processes of its own costs stage 0 nothing
+            load = (lambda: trial.first) if config.loader_workers else lambda: prepared.stream[0]
+            costs = measure_costs(spec, blocks, synthesizers, load, threads, boundaries)
             return balance(*costs, config.workers)
     conditions = [each.conditions for each in made]
     costs = count_costs(blocks, synthesizers, trial.outputs, trial.first, conditions, config.synthesizer_every)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import nn
 
 from ..config import TrainerConfig
-from ..data.samples import as_dataset, refused
-from ..data.stream import BatchStream
+from ..data.batches import Batches
+from ..data.samples import refused
+from ..data.source import Source
 from ..foundation.error import ConfigError
 from ..learning.autocast import autocast
 from ..learning.structure import mapped
@@ -26,6 +25,7 @@ from ..record.run_dir import RunDir
 from ..record.schedule import Schedule
 from .job import Job
 from .metrics import make_early_stopping, make_metrics
+from .stream import make_eval_set, make_stream
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Prepared:
     """What is trained on, and from where; and what one batch came to."""
 
     model: nn.Sequential  # the user's, or, where that has lazy parameters, a copy that a batch went through
-    stream: BatchStream
-    eval_set: Dataset | None
+    stream: Batches
+    eval_set: Source | None
     trial: Trial
     run_dir: RunDir | None
     identity: dict[str, Any]  # what this run and one that goes on from it must share
@@ -46,15 +46,15 @@ class Prepared:
 
 def prepare(
     job: Job,
-    train_set: Dataset | Sequence[Tensor],
-    eval_set: Dataset | Sequence[Tensor] | None,
+    train_set: object,
+    eval_set: object | None,
     epochs: int | None,
     steps: int | None,
     runs: Path | None,
 ) -> Prepared:
     """Look at everything that is given. Raises `ConfigError`."""
-    stream = make_stream(job.config, as_dataset(train_set), epochs, steps)
-    dataset = None if eval_set is None else as_dataset(eval_set, "eval_set")
+    stream = make_stream(job, train_set, epochs, steps)
+    dataset = make_eval_set(job, eval_set)
     run_dir = find_run_dir(job.config, runs)
     model = whole_model(job, stream)
     with autocast(job.config.autocast, torch.device("cpu")):
@@ -69,22 +69,7 @@ def prepare(
     return Prepared(model, stream, dataset, trial, run_dir, identity, checkpoint, schedule, metrics, early_stopping)
 
 
-def make_stream(config: TrainerConfig, dataset: Dataset, epochs: int | None, steps: int | None) -> BatchStream:
-    """The batches of so many epochs, or steps. Raises `ConfigError`."""
-    samples: int = len(dataset)  # type: ignore[arg-type]
-    size = config.batch_size
-    if size > samples:
-        raise ConfigError("batch_size", size, f"the data set has {samples} samples; allowed: 1 to {samples}")
-    if (epochs is None) == (steps is None):
-        raise ConfigError("epochs", epochs, "give either epochs or steps")
-    for name, value in (("epochs", epochs), ("steps", steps)):
-        if value is not None and value < 1:
-            raise ConfigError(name, value, "allowed: a whole number of at least 1")
-    length = steps if steps is not None else (epochs or 0) * -(-samples // size)
-    return BatchStream(dataset, size, length, config.seed)
-
-
-def whole_model(job: Job, stream: BatchStream) -> nn.Sequential:
+def whole_model(job: Job, stream: Batches) -> nn.Sequential:
     """The network, with all its parameters. Raises `ConfigError` where it takes no batch, or not the smallest."""
     with refused("train_set"):
         x = stream[0].x
@@ -107,7 +92,7 @@ def find_run_dir(config: TrainerConfig, runs: Path | None) -> RunDir | None:
     return run_dir
 
 
-def _identity(job: Job, model: nn.Sequential, stream: BatchStream, trial: Trial) -> dict[str, Any]:
+def _identity(job: Job, model: nn.Sequential, stream: Batches, trial: Trial) -> dict[str, Any]:
     config, target = job.config, trial.first.target.contiguous()
     trained = [parameter for parameter in copied_whole(model).parameters() if parameter.requires_grad]
     return {
@@ -123,7 +108,7 @@ def _identity(job: Job, model: nn.Sequential, stream: BatchStream, trial: Trial)
     }
 
 
-def _schedule(config: TrainerConfig, stream: BatchStream, checkpoint: Checkpoint | None, evaluates: bool) -> Schedule:
+def _schedule(config: TrainerConfig, stream: Batches, checkpoint: Checkpoint | None, evaluates: bool) -> Schedule:
     every, epoch = config.checkpoint_every, stream.steps_per_epoch
     return Schedule(
         start=0 if checkpoint is None else checkpoint.step,
@@ -133,7 +118,7 @@ def _schedule(config: TrainerConfig, stream: BatchStream, checkpoint: Checkpoint
     )
 
 
-def _checkpoint(job: Job, model: nn.Sequential, stream: BatchStream, identity: dict[str, Any]) -> Checkpoint | None:
+def _checkpoint(job: Job, model: nn.Sequential, stream: Batches, identity: dict[str, Any]) -> Checkpoint | None:
     resume = job.config.resume
     if resume is None:
         return None

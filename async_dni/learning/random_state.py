@@ -82,7 +82,8 @@ def seeded(seed: int, *more: int) -> Iterator[None]:
 
 def _words(*numbers: int) -> Any:
     """Four of 32 bits, well mixed: neighbours in any of the numbers have nothing in common."""
-    return np.random.SeedSequence(numbers).generate_state(4)
+    # with their count, as a 0 at the end would make no difference
+    return np.random.SeedSequence((len(numbers), *numbers)).generate_state(4)
 
 
 def _number(words: Any) -> int:

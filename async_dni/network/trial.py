@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from ..data.samples import Labels, get_batch, refused
-from ..data.stream import BatchStream, check_in_memory
+from ..data.batch_check import Labels
+from ..data.batches import Batches
+from ..data.samples import get_batch, refused
+from ..data.stream import check_in_memory
 from ..foundation.error import ConfigError, reason
 from ..learning.batch import Batch
 from ..learning.blocks import copy_of
@@ -44,7 +46,7 @@ def try_out(
     model: nn.Sequential,
     loss_fn: Loss,
     method: MethodSpec,
-    stream: BatchStream,
+    stream: Batches,
     eval_set: Dataset | None,
     own_condition: OwnCondition | None = None,
 ) -> Trial:
@@ -180,12 +182,12 @@ def check_synthesizer(synthesizer: nn.Module, block: str, h: Tensor, labels: Ten
         )
 
 
-def check_one_row(stream: BatchStream, run: nn.Module, *inputs: object) -> None:
+def check_one_row(stream: Batches, run: nn.Module, *inputs: object) -> None:
     """Raise `ConfigError` where a batch would be of one sample, and a module does not take that: batch norm needs two.
 
     `inputs`: examples of a module's inputs for one sample. The module, and random numbers, are left as they were.
     """
-    last = stream.samples % stream.batch_size == 1 and stream.steps >= stream.steps_per_epoch
+    last = (stream.samples or 0) % stream.batch_size == 1 and stream.steps >= stream.steps_per_epoch
     if not last and stream.batch_size > 1:
         return
     try:

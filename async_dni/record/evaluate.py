@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..data.samples import Labels, get_batch
+from ..data.batch_check import Labels
+from ..data.samples import get_batch
 from ..learning.methods import Loss
 from ..learning.metrics import Metric, MetricFunction
 from .scores.collected import Collected, as_number

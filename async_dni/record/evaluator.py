@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..data.stream import BatchStream
+from ..data.batches import Batches
 from ..learning.blocks import copy_of
 from ..learning.methods import Loss
 from .evaluate import Evaluation, score
@@ -24,7 +24,7 @@ class Evaluator:
         model: nn.Module,
         loss_fn: Loss,
         dataset: Dataset,
-        stream: BatchStream,
+        stream: Batches,
         metrics: Mapping[str, Any],
         check: Callable[[], None],  # raises where the run is to end at once
     ) -> None:

@@ -194,6 +194,9 @@ class Recorder:
 
     def stop(self) -> None:
         """Write the last record and end the thread."""
+        self._stop.send_bytes(
+            b"stop"
+        )  # closing it would not do: a process that was forked from this one has it open, too
         self._stop.close()
         self._thread.join()
         self._wake_up.close()

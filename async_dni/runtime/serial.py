@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ..data.stream import BatchStream
+from ..data.batches import Batches
 from ..learning.batch import Batch
 from ..learning.divergence import REMEDY, DivergenceError
 from ..learning.random_state import RandomState
@@ -50,7 +50,7 @@ class Serial:
             for rng, state in zip(self._rng, states, strict=True)
         ]
 
-    def run(self, stream: BatchStream, start: int, before_batch: Callable[[int], bool]) -> int:
+    def run(self, stream: Batches, start: int, before_batch: Callable[[int], bool]) -> int:
         """Train from batch `start` to the end of the stream; returns the number of batches trained on.
 
         `before_batch(n)` is called before batch n is begun, and ends the run where it says False.

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import connection
 from typing import Any
 
+import psutil
+
 from .events import Cut, EventReceiver, Failed, Finished, Ready, Recorded, from_bytes
 from .machine.environment import importable_main
 from .machine.interruption import Interruption
@@ -175,7 +177,8 @@ class Supervisor:
                     raise WorkerError(worker.spec.index, f"{worker.name} was not ready within {seconds:g} seconds")
                 continue
             beats = worker.spec.heartbeat.beats
-            worker.still = worker.still + passed if beats == worker.beats and self.specs[0].flags[START] else 0.0
+            is_still = beats == worker.beats and self.specs[0].flags[START] and not _is_loading(worker)
+            worker.still = worker.still + passed if is_still else 0.0
             worker.beats = beats
             if 0 < self.patience.heartbeat_timeout < worker.still:
                 self._kill(worker)
@@ -264,6 +267,15 @@ class Supervisor:
             spec.doorbell.close()
             spec.snapshots.close()
             spec.stage.close()
+
+
+def _is_loading(worker: _State) -> bool:
+    """Whether a worker waits for its data set, which may take as long as it likes; one that was stopped does not."""
+    if worker.spec.heartbeat.phase != "load":
+        return False
+    with suppress(psutil.Error):
+        return bool(psutil.Process(worker.process.pid).status() != psutil.STATUS_STOPPED)
+    return False
 
 
 def _join(processes: Sequence[Any], timeout: float) -> None:

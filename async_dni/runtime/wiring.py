@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, UntypedStorage
 
 from ..config import TrainerConfig
-from ..data.stream import BatchStream
+from ..data.batches import Batches
 from ..foundation.cores import available_cores
 from ..foundation.error import ConfigError
 from ..learning.blocks import named_blocks
@@ -38,7 +38,7 @@ class Wiring:
     """All that the workers of a run are made from; `connect` makes each worker's part."""
 
     config: TrainerConfig
-    stream: BatchStream
+    stream: Batches
     schedule: Schedule
     devices: Sequence[str]
     run_dir: RunDir | None

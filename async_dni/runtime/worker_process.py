@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import forkserver, parent_process
+from multiprocessing import current_process, forkserver, parent_process
 from typing import Any
 
 import torch
@@ -75,6 +75,9 @@ def _build(spec: WorkerSpec, send_event: Callable[[object], None]) -> Worker:
     torch.set_num_threads(spec.threads)
     if spec.cores is not None:
         os.sched_setaffinity(0, spec.cores)
+    if spec.stream is not None:  # before anything is computed: processes that load are forked from this one
+        current_process().daemon = False  # which may have no children
+        spec.stream.begin(spec.heartbeat.step, die_with_parent)
     stage_rng(spec.seed, spec.index).restore()
     stage_spec: StageSpec = pickle.loads(spec.stage.read())
     spec.stage.close()
@@ -116,6 +119,9 @@ def _run(worker: Worker) -> None:
     try:
         worker.run()
     finally:
+        if spec.stream is not None:
+            worker.telemetry.enter("load")  # its end may take as long
+            spec.stream.close()
         recorder.stop()
     totals = worker.telemetry.totals()
     log.info("finished: %s", totals)

@@ -32,7 +32,7 @@ class WorkerSpec:
     schedule: Schedule
     lag: int | None  # None: gradients are learnt from when they come
     drops: bool  # when the activation queue is full
-    stream: Any  # stage 0's BatchStream; in the process that starts workers, `Shared`; None: of the other stages
+    stream: Any  # stage 0's Batches; in the process that starts workers, `Shared`; None: of the other stages
     activation_in: TensorQueue | None
     activation_out: TensorQueue | None
     gradient_in: TensorQueue | None

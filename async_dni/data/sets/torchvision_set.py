@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...foundation.error import ConfigError, reason
+from ..batch_check import Labels
 from ..image_dataset import ImageDataset
-from ..samples import DataError, Labels
+from ..samples import DataError
+from ..torchvision_import import torchvision_datasets
 
 CLASSES = 10  # of most of them
 
@@ -54,7 +54,7 @@ class TorchvisionSet:
             return self._checked(found[0].unsqueeze(1), found[1].long(), root, root, train)
         folder = root / self.folder
         try:
-            data = getattr(_torchvision_datasets(), self.kind)(root, train=train, download=self.downloads)
+            data = getattr(torchvision_datasets(), self.kind)(root, train=train, download=self.downloads)
         except Exception as error:  # torchvision checks little, so damaged files raise whatever they lead it to
             allowed = f"{self.name} can't be read or downloaded; its files go to {folder} ({reason(error)})"
             raise ConfigError("data_dir", root, allowed) from None
@@ -66,29 +66,6 @@ class TorchvisionSet:
         if problem := _problem(images, labels, self.size, self.classes):
             raise ConfigError("data_dir", root, f"{'training' if train else 'test'} files in {folder}: {problem}")
         return images, labels
-
-
-def _torchvision_datasets() -> Any:
-    """torchvision.datasets, also where torchvision's compiled operators can't be loaded.
-
-    The registry's torchvision is built against a CUDA build of torch; beside a CPU build its operators don't load, and
-    its import then fails on registering shape functions for two of them. The data sets need no operator: declared,
-    not defined, the two names are enough.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            import torchvision.datasets
-        except RuntimeError as error:
-            if "torchvision::nms" not in str(error):
-                raise
-            library = torch.library.Library("torchvision", "FRAGMENT")
-            for operator in ("nms", "qnms"):
-                library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            import torchvision.datasets
-
-            torchvision.datasets._operators = library  # declared for as long as the module lives
-    return torchvision.datasets
 
 
 def _problem(images: Tensor, labels: Tensor, size: int, classes: int) -> str | None:

@@ -1,0 +1,1 @@
+"""Data as users bring them, in whichever form."""

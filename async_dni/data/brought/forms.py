@@ -1,0 +1,139 @@
+"""The forms in which users bring data: each as a data set whose samples have indices, or as a loader that is iterated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
+
+from ...foundation.error import ConfigError
+from ...learning.random_state import seeded
+from ..batches import ITERATING
+from ..samples import is_tensors
+from ..source import Source
+from .arrays import Arrays, Column, as_column
+from .parts import form, leaves, target_name
+
+ALLOWED = (
+    "allowed: a data set of (sample, target) pairs or dictionaries with a length, a DataLoader, a pair of tensors or arrays "
+    "(samples, targets), or a dictionary of them"
+)
+
+
+def as_source(data: object, setting: str, target: str | None, dtype: torch.dtype | None, seed: int) -> Source:
+    """Data whose samples have indices. Raises `ConfigError` for what is none, or empty."""
+    if isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset):
+        return _of_loader(data, setting, target, dtype, seed)
+    if isinstance(data, DataLoader | IterableDataset):
+        allowed = "it is iterable, and has no sample by its index; allowed: a data set with a length, or a list of its samples"
+        raise ConfigError(setting, form(data), allowed)
+    return Source(as_dataset(data, setting, target), target, dtype=dtype)
+
+
+def _of_loader(
+    loader: DataLoader[Any], setting: str, target: str | None, dtype: torch.dtype | None, seed: int
+) -> Source:
+    """Its data set, in the order and of the samples that its sampler gives, by its `collate_fn`."""
+    if loader.batch_sampler is None:
+        allowed = "it makes no batches (batch_size=None); allowed: one that does, or a data set"
+        raise ConfigError(setting, "DataLoader", allowed)
+    collate = None if loader.collate_fn is default_collate else loader.collate_fn
+    batches, rows = loader.batch_sampler, None
+    is_plain = type(batches) is BatchSampler and not batches.drop_last
+    if not is_plain or not isinstance(loader.sampler, SequentialSampler):
+        with seeded(seed, ITERATING):
+            rows = torch.tensor([int(index) for batch in batches for index in batch], dtype=torch.int64)
+    source = Source(loader.dataset, target, collate, rows, dtype)
+    if not len(source):
+        raise ConfigError(setting, "no samples", "allowed: at least one")
+    return source
+
+
+def as_dataset(data: object, setting: str = "train_set", target: str | None = None) -> Dataset:
+    """A data set; tensors and arrays as one. Raises `ConfigError` for what is neither, or empty."""
+    columns = _of_columns(data, setting, target)
+    made: Any = data if columns is None else columns
+    if isinstance(made, tuple | Mapping) or not (hasattr(made, "__len__") and hasattr(made, "__getitem__")):
+        raise ConfigError(setting, form(data), ALLOWED)
+    if not len(made):
+        raise ConfigError(setting, "no samples", "allowed: at least one")
+    return made  # a list of pairs is a data set too
+
+
+def _of_columns(data: object, setting: str, target: str | None) -> Dataset | None:
+    """Data that is whole tensors or arrays: a pair, or a dictionary. None: it is something else."""
+    if isinstance(data, Mapping):
+        return _of_mapping(data, setting, target)
+    given: Any = data.tensors if is_tensors(data) else data
+    if not _are_columns(given):
+        return None
+    if all(isinstance(part, Tensor) for part in given):
+        if len(given) != 2 or given[0].shape[:1] != given[1].shape[:1] or not given[0].dim():
+            shapes = " and ".join(str(list(tensor.shape)) for tensor in given)
+            raise ConfigError(setting, f"tensors {shapes}", f"{ALLOWED}, with a row for each sample")
+        return data if isinstance(data, TensorDataset) else TensorDataset(*given)
+    if len(given) != 2:
+        raise ConfigError(setting, form(given), ALLOWED)
+    return _arrays(given[0], given[1], setting, given)
+
+
+def _are_columns(given: object) -> bool:
+    """Whether this is a tuple of tensors, arrays, lists (the first may have several), or a list of tensors or arrays.
+
+    Another list is one of samples.
+    """
+    if not isinstance(given, tuple | list) or not given:
+        return False
+    if isinstance(given, list):
+        return all(isinstance(part, Tensor) for part in given) or all(isinstance(part, np.ndarray) for part in given)
+    first, *others = given
+    return isinstance(first, Tensor | np.ndarray | list | tuple | Mapping) and all(
+        isinstance(part, Tensor | np.ndarray | list) for part in others
+    )
+
+
+def _of_mapping(data: Mapping[Any, Any], setting: str, target: str | None) -> Dataset:
+    try:
+        name = target_name(data, target)
+    except ValueError as error:
+        raise ConfigError(setting, form(data), f"{error}; allowed: its targets by one of these names") from None
+    rest = {str(key): value for key, value in data.items() if key != name}
+    if not rest:
+        raise ConfigError(setting, form(data), f"nothing is beside {name!r}; allowed: samples, too")
+    return _arrays(next(iter(rest.values())) if len(rest) == 1 else rest, data[name], setting=setting, given=data)
+
+
+def _arrays(x: Any, target: Any, setting: str, given: object) -> Dataset:
+    try:
+        made = Arrays(_columns(x), as_column(target))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(setting, form(given), f"{error}; {ALLOWED}") from None
+    columns: list[Column] = [*leaves(made.x), made.target]
+    if any(not column.shape or len(column) != len(columns[0]) for column in columns):
+        raise ConfigError(setting, form(given), f"{ALLOWED}, with a row for each sample")
+    return made
+
+
+def _columns(x: Any) -> Any:
+    if isinstance(x, Mapping):
+        return {str(name): as_column(part) for name, part in x.items()}
+    return tuple(map(as_column, x)) if isinstance(x, tuple) else as_column(x)
+
+
+def loader_of(data: object, batch_size: int) -> DataLoader[Any] | None:
+    """A `DataLoader`, or one of an iterable data set; None of what has samples by their index."""
+    if isinstance(data, IterableDataset):
+        return DataLoader(data, batch_size=batch_size)
+    return data if isinstance(data, DataLoader) else None

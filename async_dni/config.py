@@ -20,12 +20,17 @@ from .settings.stages import Stages
 from .settings.synthesis import Synthesis
 from .settings.updates import Updates
 
+NAMES = ("metrics", "augment", "split_points")  # settings that may be given as on the command line, separated by commas
+
 
 @dataclass(frozen=True)
 class TrainerConfig(Updates, Evaluations, Data, Files, Processes, Arithmetic, Synthesis, Splitting, Stages, Checked):
     """How a network is trained: what `Trainer` takes beside the model, the loss and the optimizer."""
 
     def __post_init__(self) -> None:
+        for name in NAMES:
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, tuple(value.split(",")))
         super().__post_init__()
         for name in ("run_dir", "resume"):
             if getattr(self, name) is not None:

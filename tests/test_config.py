@@ -146,3 +146,9 @@ def test_config_error_is_a_value_error_that_survives_pickling():
     error = pickle.loads(pickle.dumps(ConfigError("workers", 0, "allowed: more")))
     assert isinstance(error, ValueError)
     assert (error.setting, error.given, error.allowed) == ("workers", 0, "allowed: more")
+
+
+def test_names_may_be_given_in_one_text():
+    config = TrainerConfig(metrics="top5,r2", augment="flip", split_points="a,b.c")
+    assert (config.metrics, config.augment, config.split_points) == (("top5", "r2"), ("flip",), ("a", "b.c"))
+    assert config == TrainerConfig(metrics=("top5", "r2"), augment=("flip",), split_points=("a", "b.c"))

@@ -133,6 +133,12 @@ def test_every_page_is_in_the_index() -> None:
     assert sorted(listed) == sorted(path.stem for path in (docs / "reference").glob("*.rst") if path.stem != "index")
 
 
+def test_every_example_is_linked_from_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    programs = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in (".py", ".ipynb"))
+    assert [path.name for path in programs if f"](../examples/{path.name})" not in index] == []
+
+
 def test_questions_of_newcomers_are_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     assert [name for name in QUESTIONS if f"](docs/{name}.md)" not in readme] == []

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test sweep bench lint format clean
+.PHONY: train test sweep bench lint format docs linkcheck clean
 
 train: $(VENV)/.installed
 	$(BIN)/python launch.py --workers 3 --device-map
@@ -40,6 +40,14 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Pages and reference, in build/docs. A warning is an error: a link inside that leads nowhere, a name that is not in the reference.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs
+
+# Links to other sites, too; needs a network.
+linkcheck: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b linkcheck -c docs . build/linkcheck
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -49,6 +57,10 @@ $(VENV)/.installed: requirements.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(PIP) -r requirements-dev.txt
+	touch $@
+
+$(VENV)/.installed-docs: requirements-docs.txt $(VENV)/.installed
+	$(PIP) -r requirements-docs.txt
 	touch $@
 
 clean:

@@ -97,12 +97,12 @@ class Trainer:
         self.devices = ["cpu"] * len(devices) if self.config.serial else devices
         self.model, self.optimizer, self.loss_fn = network, optimizer, loss_fn or nn.CrossEntropyLoss()
         self.synthesizer, self.condition, self.progress = synthesizer, condition, progress or Progress()
+        self.metrics, self.callbacks = dict(metrics or {}), tuple(callbacks)
+        self.scheduler, self.param_groups = scheduler, param_groups
         if condition is not None and not self.job.method.conditioned:
             raise ConfigError(
                 "condition", "a function", f"{self.config.method} sees nothing of the target; allowed: none"
             )
-        self.metrics, self.callbacks = dict(metrics or {}), tuple(callbacks)
-        self.scheduler, self.param_groups = scheduler, param_groups
 
     @property
     def job(self) -> Job:

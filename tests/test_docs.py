@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,25 @@ import async_dni
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKED = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
+QUESTIONS = ("own_network", "own_data", "where_to_cut", "method_and_synthesizer", "does_it_work", "divergence")
+
+
+def examples() -> list[Any]:
+    """The blocks of code in pages that begin with `# example`, and the name of those that are scripts."""
+    found = []
+    for page in PAGES:
+        blocks = re.findall(r"^```python\n(# example(?:: (\S+))?\n.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        for number, (code, name) in enumerate(blocks):
+            found.append(pytest.param(code, name, id=f"{page.stem}-{number}"))
+    return found
+
+
+def anchors(page: Path) -> set[str]:
+    """Those that GitHub and MyST give the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def listed() -> set[str]:
@@ -42,7 +64,8 @@ def test_files_that_a_page_names_are_there(page: Path) -> None:
     named = re.findall(r"`([\w./-]+\.(?:py|md|txt|toml|yaml))`|\]\(([\w./-]+)\)", page.read_text())
     places = (ROOT, ROOT / "async_dni", page.parent)
     ours = [path for folder in ("async_dni", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
-    there = {path.name for path in ours}
+    scripts = re.findall(r"^# example: (\S+)$", page.read_text(), re.MULTILINE)
+    there = {path.name for path in ours} | set(scripts)
     missing = [
         name
         for pair in named
@@ -74,7 +97,7 @@ def test_table_of_methods_is_that_of_the_registry(page: str, head: str) -> None:
 
 
 def test_table_of_networks_is_that_of_the_registry() -> None:
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "own_network.md").read_text()
     (table,) = re.findall(r"^\| `--model` \|.*\n\|[ -|]*\n((?:\|.*\n)*)", text, re.MULTILINE)
     rows = [re.match(r"\| `(\w+)` \| (.*?) \|", line) for line in table.splitlines()]
     found = {row[1]: re.findall(r"(\w+)=([\d.]+)", row[2]) for row in rows if row}
@@ -93,3 +116,56 @@ def test_public_names_are_those_of_type_checkers() -> None:
         assert getattr(async_dni, name) is not None
     with pytest.raises(AttributeError, match="module 'async_dni' has no attribute 'nothing'"):
         async_dni.nothing  # noqa: B018
+
+
+def test_every_public_name_is_in_the_reference_once() -> None:
+    text = "\n".join(page.read_text() for page in sorted((ROOT / "docs" / "reference").glob("*.rst")))
+    assert sorted(re.findall(r"^\.\. auto\w+:: async_dni\.(\w+)$", text, re.MULTILINE)) == sorted(async_dni.__all__)
+
+
+def test_every_page_is_in_the_index() -> None:
+    docs = ROOT / "docs"
+    index = (docs / "index.md").read_text()
+    pages = {path.stem for path in docs.glob("*.md")} - {"index"}
+    assert {name for name in pages if not re.search(rf"^{name}$", index, re.MULTILINE)} == set()
+    assert {name for name in pages if f"]({name}.md)" not in index} == set()
+    listed = re.findall(r"^   (\w+)$", (docs / "reference" / "index.rst").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(path.stem for path in (docs / "reference").glob("*.rst") if path.stem != "index")
+
+
+def test_every_example_is_linked_from_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    programs = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in (".py", ".ipynb"))
+    assert [path.name for path in programs if f"](../examples/{path.name})" not in index] == []
+
+
+def test_questions_of_newcomers_are_linked_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in QUESTIONS if f"](docs/{name}.md)" not in readme] == []
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    wrong = []
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        there = page.parent / path if path else page
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            wrong.append(target)
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("code", "name"), examples())
+def test_examples_run_as_written(code: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process; what has a name as a script, in another directory."""
+    monkeypatch.chdir(tmp_path)
+    if not name:
+        exec(compile(code, "example", "exec"), {"__name__": "example"})
+        return
+    (tmp_path / name).write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    ended = subprocess.run([sys.executable, name], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    (error,) = re.findall(r"^test error ([\d.]+) %$", ended.stdout, re.MULTILINE)
+    assert float(error) < 20  # guessing: 67
+    assert (tmp_path / "spirals.pt").exists()

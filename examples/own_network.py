@@ -1,6 +1,7 @@
 """A network of one's own: blocks that pass a residual stream and a mask along, cut between them.
 
     python examples/own_network.py
+    python launch.py --model examples/own_network.py:make --data examples/own_network.py:data --workers 4 --batch-size 100
 
 Sequences of different lengths are padded to one; the mask says what is padding. Is the largest number of a sequence in its
 first half? A few seconds on 2 cores.
@@ -19,7 +20,7 @@ LENGTH, WIDTH = 12, 32
 
 
 class Embed(nn.Module):
-    """`[batch, length]`, NaN-free numbers and -1 for padding → a stream `[batch, length, WIDTH]` and its mask."""
+    """`[batch, length]`, numbers from 0 to 1, and -1 for padding → a stream `[batch, length, WIDTH]` and its mask."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,13 +68,23 @@ def sequences(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return x, (x.argmax(1) < LENGTH // 2).long()
 
 
+def make() -> nn.Sequential:
+    """The network: four blocks."""
+    return nn.Sequential(Embed(), Attend(), Attend(), Decide())
+
+
+def data() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The training set and the test set."""
+    return sequences(4000, seed=0), sequences(1000, seed=1)
+
+
 def main() -> None:
     """Train it in three processes."""
     torch.manual_seed(0)
-    model = nn.Sequential(Embed(), Attend(), Attend(), Decide())
+    train_set, test_set = data()
     optimizer = partial(torch.optim.Adam, lr=1e-3)
-    trainer = Trainer(model, workers=3, split=(1, 2), batch_size=100, optimizer=optimizer)
-    result = trainer.fit(sequences(4000, seed=0), epochs=12, eval_set=sequences(1000, seed=1))
+    trainer = Trainer(make(), workers=3, split=(1, 2), batch_size=100, optimizer=optimizer)
+    result = trainer.fit(train_set, epochs=12, eval_set=test_set)
     print(f"test error {result.test_error:.1f} % (23 % by always saying the first half)")
 
 

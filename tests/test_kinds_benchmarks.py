@@ -1,0 +1,43 @@
+"""`benchmarks/kinds.py` and `parity_kinds.py`, as a reader runs them; figures are no test's business."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(script: str, json_file: Path, *arguments: str) -> list[dict[str, Any]]:
+    command = [sys.executable, str(ROOT / "benchmarks" / script), "--quick", "--json", str(json_file), *arguments]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(json_file.read_text())["rows"]
+
+
+@pytest.mark.parametrize("network", ["transformer", "own"])
+def test_kinds(network: str, tmp_path: Path) -> None:
+    rows = run("kinds.py", tmp_path / "kinds.json", "--only", network, "--methods", "backprop,cdni")
+    assert [(row["network"], row["method"], row["workers"]) for row in rows] == [
+        (network, method, 2) for method in ("backprop", "cdni")
+    ]
+    assert all(0 < figure < 100 for row in rows for figure in row["figures"])
+
+
+def test_parity_kinds(tmp_path: Path) -> None:
+    rows = run("parity_kinds.py", tmp_path / "parity.json", "--steps", "12")
+    assert {row["kind"] for row in rows} == {"cnn", "resnet", "transformer", "lstm", "autocast"}
+    assert {row["reference"] for row in rows} == {"autograd", "serial", "resumed"}
+    assert {row["difference"] for row in rows} == {0}
+
+
+def test_methods_that_are_none_are_refused() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "kinds.py"), "--methods", "cdni,none"]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "--methods: got none; allowed: cdni, dni, delayed, backprop" in ended.stderr

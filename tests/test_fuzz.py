@@ -18,7 +18,8 @@ from test_launch import launch
 from async_dni import ConfigError, ExperimentConfig, ImageDataset, Trainer, TrainerConfig, TrainResult, train
 from async_dni.cli import flag
 from async_dni.data import sets
-from async_dni.fit.prepare import find_run_dir, make_stream
+from async_dni.fit.prepare import find_run_dir
+from async_dni.fit.stream import make_stream
 
 FIELDS = {
     flag(field.name): field for config in (TrainerConfig, ExperimentConfig) for field in dataclasses.fields(config)
@@ -70,7 +71,7 @@ def load_dataset(
 
 def fit(self: Trainer, train_set: Any, *, epochs: int | None, steps: int | None, **rest: Any) -> TrainResult:
     """What `Trainer.fit` looks at first, and no training."""
-    make_stream(self.config, train_set, epochs, steps)
+    make_stream(self.job, train_set, epochs, steps)
     run_dir = find_run_dir(self.config, None)
     if self.config.resume is not None:
         raise ConfigError("resume", self.config.resume, "nothing is to be resumed here")

@@ -286,7 +286,7 @@ def test_locked_training_of_a_split_module_is_that_of_the_module(
 
 
 def trainer_stream() -> list[tuple[Tensor, Tensor]]:
-    from async_dni.data.samples import as_dataset
+    from async_dni.data.brought.forms import as_dataset
     from async_dni.data.stream import BatchStream
 
     return [(batch.x, batch.target) for batch in BatchStream(as_dataset(data()), 20, 6, 0)]

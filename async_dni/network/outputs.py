@@ -64,7 +64,7 @@ def copied_whole(model: nn.Sequential) -> nn.Sequential:
     try:
         return copy_of(model)
     except Exception as error:
-        allowed = f"a worker is another process, so every block must be something that can be copied ({error})"
+        allowed = f"a worker is another process, so every block must be picklable ({error})"
         raise ConfigError("model", f"block {_uncopied(model)!r}", allowed) from error
 
 

@@ -29,12 +29,12 @@ def main() -> None:
             workers=2,
             method=method,
             batch_size=32,
-            optimizer=partial(torch.optim.Adam, lr=3e-3, fused=True),
+            optimizer=partial(torch.optim.Adam, lr=1e-3, fused=True),
             lr_schedule="cosine",
             warmup=20,
             metrics="bits",
         )
-        result = trainer.fit(train_set, steps=250, eval_set=test_set)
+        result = trainer.fit(train_set, steps=500, eval_set=test_set)
         bits, rate = result.history[-1].metrics["bits"], result.summary["samples_per_second"]
         print(f"{method:8}  {bits:.2f} bits a character  {rate:,.0f} sequences/s")
 

@@ -20,7 +20,7 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
 def main() -> None:
-    """Train it for 400 batches in three processes."""
+    """Train it for 300 batches in three processes."""
     given = Path(sys.argv[1]) if len(sys.argv) > 1 else DEBIAN if DEBIAN.is_dir() else None
     train_set, test_set = load_dataset("fashion-mnist", given)
     torch.manual_seed(0)
@@ -35,7 +35,7 @@ def main() -> None:
         augment=("flip",),
         loader_workers=1,  # so that augmentation does not hold up the first stage
     )
-    result = trainer.fit(train_set, steps=400, eval_set=test_set)
+    result = trainer.fit(train_set, steps=300, eval_set=test_set)
     print(f"test error {result.test_error:.2f} % after {result.summary['samples']} samples")
 
 

@@ -2,7 +2,7 @@
 
     python examples/own_synthesizer.py
 
-It is used twice: given to the Trainer as a function, and registered under a name. About 15 seconds on 2 cores.
+It is used twice: given to the Trainer as a function, and registered under a name. About 10 seconds on 2 cores.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
     for name, synthesizer in (("linear", None), ("own", LowRank), ("by name, rank 32", "low-rank:rank=32")):
         torch.manual_seed(0)
         trainer = Trainer(fcn(layers=3, width=256), workers=3, optimizer=optimizer, synthesizer=synthesizer)
-        result = trainer.fit(train_set, epochs=2, eval_set=test_set)
+        result = trainer.fit(train_set, epochs=1, eval_set=test_set)
         rate = result.summary["samples_per_second"]
         print(f"{name:16}  test error {result.test_error:.2f} %  {rate:,.0f} samples/s")
 

@@ -33,7 +33,7 @@ def train(limit: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=HERE)
 
 
-@pytest.mark.parametrize("workers", [1, 12])  # with more, what each needs counts
+@pytest.mark.parametrize("workers", [6])  # with more, what each needs counts
 def test_what_a_run_says_it_needs_is_enough_and_one_less_is_refused(workers: int, tmp_path: Path) -> None:
     refused = train("-n 36", workers=workers, run_dir=str(tmp_path / "run"))
     found = NEED.match(refused.stdout)

@@ -237,11 +237,14 @@ def test_locked_training_of_the_old_weight_norm_is_that_of_autograd() -> None:
     assert_same_bits(dict(ours.state_dict()), dict(again.state_dict()))
 
 
-LATE = ("in place in a view", "a stream and a mask", "LSTMs", "a dict", "spectral norm")
+LATE = ("in place in a view", "LSTMs", "spectral norm")
+OF_CDNI = sorted(
+    set(NETWORKS) - {"in place in a view", "float64", "orthogonal", "weight norm", "in place in every block"}
+)
 
 
 @pytest.mark.parametrize(
-    ("name", "method"), [*((name, "cdni") for name in sorted(NETWORKS)), *((name, "delayed") for name in LATE)]
+    ("name", "method"), [*((name, "cdni") for name in OF_CDNI), *((name, "delayed") for name in LATE)]
 )
 def test_a_fixed_lag_is_serial(name: str, method: str) -> None:
     model, data = made(name)
@@ -253,7 +256,7 @@ def test_a_fixed_lag_is_serial(name: str, method: str) -> None:
     assert all(bool(torch.isfinite(parameter).all()) for parameter in runs[0].parameters())
 
 
-@pytest.mark.parametrize("name", ["a stream and a mask", "LSTMs", "a dict"])
+@pytest.mark.parametrize("name", ["LSTMs", "a dict"])
 def test_a_resumed_run_goes_on_the_same(name: str, tmp_path: Any) -> None:
     model, data = made(name)
     settings = {"workers": 3, "batch_size": BATCH, "optimizer": sgd, "lag": 2, "threads_per_worker": 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -33,10 +34,10 @@ def launch(*arguments: str) -> int:
         return exit.code
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, **settings: bool) -> subprocess.Popen[str]:
     """`launch.py` in a process of its own."""
     command = [sys.executable, str(ROOT / "launch.py"), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings)
 
 
 def wait_for_line(process: subprocess.Popen[str], beginning: str) -> None:
@@ -105,10 +106,11 @@ def test_run_leaves_every_promised_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_ends_the_run_with_a_summary(number: signal.Signals, status: int, tmp_path: Path) -> None:
+    """Sent to the whole group, as a terminal does, and `timeout`."""
     run_dir = tmp_path / "run"
-    process = start("--workers", "3", "--epochs", "100", "--run-dir", str(run_dir))
+    process = start("--workers", "3", "--epochs", "100", "--run-dir", str(run_dir), start_new_session=True)
     wait_for_line(process, "stage 2")
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     output, errors = process.communicate()
     assert process.returncode == status, errors
     summary = json.loads((run_dir / "summary.json").read_text())

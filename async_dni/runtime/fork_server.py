@@ -23,10 +23,10 @@ def worker_context(threads: int = 1) -> Any:
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(["async_dni.runtime.preload"])
-    # A terminal's Ctrl-C goes to every process, and this one tells the workers what it means. Blocked signals are
-    # inherited, so that a worker is deaf to it from its first moment.
+    # A terminal's Ctrl-C goes to every process, as `timeout` and some batch systems send SIGTERM to a whole group, and this
+    # one tells the workers what it means. Blocked signals are inherited, so that a worker is deaf to it from its first moment.
     resource_tracker.ensure_running()  # its start unblocks signals
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGTERM})
     try:
         # before Python 3.13 the server does not take over sys.path by itself
         path = os.pathsep.join(directory for directory in sys.path if directory)

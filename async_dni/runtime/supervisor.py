@@ -26,7 +26,7 @@ from .machine.interruption import Interruption
 from .worker_process import DUMP, worker_main
 from .worker_spec import START, STOP, WorkerSpec
 
-GRACE = 2.0  # seconds that a worker has to end after SIGTERM, before SIGKILL
+GRACE = 2.0  # seconds that a worker which has finished has to end, before SIGKILL
 GUARD = 'a script that trains must do so under `if __name__ == "__main__":`, as workers import it'
 INTERVAL = 0.5  # seconds between looks at the heartbeats; also what a worker that hangs has, to say where
 
@@ -245,15 +245,15 @@ class Supervisor:
                 raise WorkerError(index, f"{worker.name} {error}", details)
 
     def _end(self) -> None:
-        """End every worker: a moment's grace, SIGTERM, SIGKILL."""
+        """End every worker: a moment's grace for those that have finished, SIGKILL."""
         processes = [worker.process for worker in self._workers]
         finished = all(worker.totals is not None for worker in self._workers)
-        for send_signal in ([None] if finished else []) + ["terminate", "kill"]:
-            alive = [process for process in processes if process.is_alive()]
-            for process in alive:
-                if send_signal is not None:
-                    getattr(process, send_signal)()
-            _join(alive, GRACE)
+        if finished:
+            _join(processes, GRACE)
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+        _join(processes, GRACE)
 
     def _close(self) -> None:
         for worker in self._workers:

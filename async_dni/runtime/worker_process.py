@@ -36,8 +36,9 @@ DUMP = signal.SIGUSR1  # asks a worker for the stacks of its threads
 
 def worker_main(spec: WorkerSpec) -> None:
     """The process's entry: build the stage, wait for the start, run, report."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the supervisor tells the workers
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # sent to all; the supervisor tells the workers
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # by which PyTorch ends a worker's loaders
     die_with_trainer()
     lock = threading.Lock()
 

@@ -105,6 +105,15 @@ def test_run_ends_early(serial: bool, tmp_path: Path, capsys: pytest.CaptureFixt
     assert summary["ended_early"] in shown
 
 
+def test_serial_run_ends_right_after_the_evaluation_that_ends_it() -> None:
+    """It trained on in the meantime, and so for another number of batches each time."""
+    result = fit(steps=10**8, early_stopping=2, **WORSE)
+    assert result.best is not None
+    last = result.best.step + 4  # an evaluation comes every two steps
+    assert result.summary["steps"] == last
+    assert [found.step for found in result.history] == list(range(2, last + 1, 2))
+
+
 def test_run_that_comes_to_its_end_has_not_ended_early(tmp_path: Path) -> None:
     result = fit(tmp_path / "run", steps=6, early_stopping=2, **WORSE)
     assert result.summary["steps"] == 6

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from async_dni import DataError, Trainer, WorkerError
 from async_dni.data.augment import Augment
 from async_dni.data.stream import BatchStream
+from async_dni.fit.stream import make_stream
 
 
 def taken(stream: BatchStream, start: int = 0) -> list[tuple[Tensor, Tensor]]:
@@ -85,6 +86,29 @@ def test_a_run_with_a_lag_is_the_same_for_any_number_of_loaders() -> None:
     for workers in (0, 1, 2):
         torch.rand(1)
         assert all(map(torch.equal, trained(loader_workers=workers), expected))
+
+
+class Where(Noisy):
+    """Notes which processes load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pids = set[int]()
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.pids.add(os.getpid())
+        return super().__getitem__(index)
+
+
+def test_serial_loads_here() -> None:
+    """Loaders forked from a process that had computed with two threads waited for these for ever."""
+    dataset = Where()
+    settings = {"workers": 2, "batch_size": 10, "threads_per_worker": 2, "serial": True}
+    Trainer(mlp(6, 8, 2), **settings, loader_workers=2).fit(dataset, epochs=2)
+    assert len(dataset.pids) == 1
+    stream = make_stream(Trainer(mlp(6, 8, 2), **settings, loader_workers=2).job, dataset, 1, None)
+    assert isinstance(stream, BatchStream)
+    assert stream.loader_workers == 0
 
 
 def test_a_run_names_the_bad_sample() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from ..learning.batch import Batch
 from .batch_check import Labels
 
-LOADING, ITERATING = 1, 2
-"""What is seeded: the random states of (seed, `LOADING`, batch index), or of (seed, `ITERATING`, epoch)."""
+LOADING, ITERATING, EVALUATING = 1, 2, 3
+"""What is seeded: the random states of (seed, `LOADING`, batch index), of (seed, `ITERATING`, epoch), or, of an evaluation,
+(seed, `EVALUATING`, its batch)."""
 
 
 class Batches(ABC):

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from ..data.batch_check import Labels
-from ..data.batches import Batches
+from ..data.batches import EVALUATING, Batches
 from ..data.samples import get_batch, refused
 from ..data.stream import check_in_memory
 from ..foundation.error import ConfigError, reason
@@ -21,6 +21,7 @@ from ..learning.batch import Batch
 from ..learning.blocks import copy_of
 from ..learning.condition import Condition, OwnCondition, condition_of
 from ..learning.methods import Loss, MethodSpec
+from ..learning.random_state import seeded
 from ..learning.stage import OptimizerFactory
 from ..learning.structure import Output
 from .outputs import block_outputs, copied_whole
@@ -67,7 +68,8 @@ def try_out(
         stream.allow(labels, first)
     _check_loss(loss_fn, output, first.target)
     if eval_set is not None:
-        _check_eval_set(eval_set, network, loss_fn, labels)
+        with seeded(stream.seed, EVALUATING, 0):
+            _check_eval_set(eval_set, network, loss_fn, labels)
     return Trial(first, outputs, condition)
 
 
@@ -133,7 +135,7 @@ def _check_eval_set(eval_set: Dataset, network: nn.Sequential, loss_fn: Loss, la
         if labels is not None:
             labels.check(target, torch.arange(1))
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad():
             loss_fn(network.eval()(x), target)
     except Exception as error:
         given = f"samples {list(x.shape[1:])} {x.dtype}"

@@ -16,9 +16,11 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..data.batch_check import Labels
+from ..data.batches import EVALUATING
 from ..data.samples import get_batch
 from ..learning.methods import Loss
 from ..learning.metrics import Metric, MetricFunction
+from ..learning.random_state import seeded
 from .scores.collected import Collected, as_number
 from .scores.confusion import Confusion
 from .scores.loss import StreamedLoss, ignored_label
@@ -97,17 +99,22 @@ def score(
     metrics: Mapping[str, Metric | MetricFunction],
     *,
     batch_size: int = 1000,
+    seed: int = 0,
     before_batch: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Loss, error and metrics of a network on a data set; errors as of `evaluate`."""
+    """Loss, error and metrics of a network on a data set; errors as of `evaluate`.
+
+    What is drawn (random augmentation, say) depends on the seed and the batch alone; random states are left as they were.
+    """
     model.eval()
     samples: int = len(dataset)  # type: ignore[arg-type]
     tally = _Tally(loss_fn, metrics)
     with torch.no_grad():
-        for indices in torch.arange(samples).split(batch_size):
+        for number, indices in enumerate(torch.arange(samples).split(batch_size)):
             before_batch()
-            x, target = get_batch(dataset, indices)
-            output = model(x)
+            with seeded(seed, EVALUATING, number):
+                x, target = get_batch(dataset, indices)
+                output = model(x)
             if labels := Labels.of(loss_fn, output, target):
                 labels.check(target, indices)
             tally.add(output, target)

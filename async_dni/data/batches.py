@@ -19,6 +19,7 @@ class Batches(ABC):
 
     dataset: Any  # as it was given
     batch_size: int  # rows of the largest
+    smallest: int  # rows of the smallest, as far as that is known
     steps: int  # batches
     seed: int
     samples: int | None  # in an epoch; None: nobody knows how many there are

@@ -13,8 +13,9 @@ from ..config import TrainerConfig
 from ..data.augment import Augment
 from ..data.batches import Batches
 from ..data.brought.forms import as_source, loader_of
+from ..data.brought.loaders import batches_of, largest_of
 from ..data.brought.parts import leaves
-from ..data.iterated_stream import IteratedStream, batches_of
+from ..data.iterated_stream import IteratedStream
 from ..data.samples import refused
 from ..data.source import Source
 from ..data.stream import BatchStream
@@ -40,11 +41,8 @@ def sized(job: Job, train_set: object) -> Job:
 
 def _batch_size(config: TrainerConfig, loader: DataLoader[Any]) -> int:
     """Rows of the largest batch."""
-    known = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
-    if isinstance(known, int) and known >= 1:
-        return known
-    if loader.batch_sampler is not None:
-        return max((len(batch) for batch in loader.batch_sampler), default=1)
+    if (largest := largest_of(loader, config.seed)) is not None:
+        return largest
     any_size = 2**62  # batches come ready from the data set
     with refused("train_set"):
         first = IteratedStream(loader, loader, any_size, 1, config.seed, config.target)[0]

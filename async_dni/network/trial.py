@@ -189,8 +189,7 @@ def check_one_row(stream: Batches, run: nn.Module, *inputs: object) -> None:
 
     `inputs`: examples of a module's inputs for one sample. The module, and random numbers, are left as they were.
     """
-    last = (stream.samples or 0) % stream.batch_size == 1 and stream.steps >= stream.steps_per_epoch
-    if not last and stream.batch_size > 1:
+    if stream.smallest > 1:
         return
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -199,6 +198,8 @@ def check_one_row(stream: Batches, run: nn.Module, *inputs: object) -> None:
         takes = f"a layer does not take a batch of one sample ({reason(error)})"
         if "more than 1 value per channel" in str(error):
             takes = "batch norm needs two samples"
-        which = f", and the last of {stream.samples} would be a batch of its own" * (stream.batch_size > 1)
+        is_last = (stream.samples or 0) % stream.batch_size == 1
+        which = f"the last of {stream.samples} would be a batch of its own" if is_last else "there is a batch of one"
+        which = f", and {which}" * (stream.batch_size > 1)
         allowed = "at least 2" if stream.batch_size == 1 else "a size that leaves none or more than one"
         raise ConfigError("batch_size", stream.batch_size, f"{takes}{which}; allowed: {allowed}") from error

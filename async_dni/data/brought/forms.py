@@ -24,12 +24,15 @@ from ..batches import ITERATING
 from ..samples import is_tensors
 from ..source import Source
 from .arrays import Arrays, Column, as_column
+from .loaders import batches_of, generators_kept
 from .parts import form, leaves, target_name
 
 ALLOWED = (
     "allowed: a data set of (sample, target) pairs or dictionaries with a length, a DataLoader, a pair of tensors or arrays "
     "(samples, targets), or a dictionary of them"
 )
+
+MOST_PASSES = 100  # over a data set, by a sampler that does not say how many samples it takes
 
 
 def as_source(data: object, setting: str, target: str | None, dtype: torch.dtype | None, seed: int) -> Source:
@@ -53,12 +56,23 @@ def _of_loader(
     batches, rows = loader.batch_sampler, None
     is_plain = type(batches) is BatchSampler and not batches.drop_last
     if not is_plain or not isinstance(loader.sampler, SequentialSampler):
-        with seeded(seed, ITERATING):
-            rows = torch.tensor([int(index) for batch in batches for index in batch], dtype=torch.int64)
+        with generators_kept(loader), seeded(seed, ITERATING):
+            rows = torch.tensor(_indices(loader, setting), dtype=torch.int64)
     source = Source(loader.dataset, target, collate, rows, dtype)
     if not len(source):
         raise ConfigError(setting, "no samples", "allowed: at least one")
     return source
+
+
+def _indices(loader: DataLoader[Any], setting: str) -> list[int]:
+    """Those of a pass of its sampler."""
+    most = None if batches_of(loader) is not None else MOST_PASSES * len(loader.dataset)  # type: ignore[arg-type]
+    indices: list[int] = []
+    for batch in loader.batch_sampler or ():
+        indices += map(int, batch)
+        if most is not None and len(indices) > most:
+            raise ConfigError(setting, "a batch sampler without an end", "allowed: one that ends")
+    return indices
 
 
 def as_dataset(data: object, setting: str = "train_set", target: str | None = None) -> Dataset:

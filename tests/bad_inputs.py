@@ -803,7 +803,7 @@ DATA = [
     train_data("batch raises", "(batch 0); it raised KeyError: 'x'", lambda: Batches(raises)),
     train_data("batch short", "came from get_batch as ([9, 6] torch.float32, ", lambda: Batches(one_short)),
     eval_data("evaluation: none", "eval_set: got no samples; allowed: at least one", lambda: tensors(samples=0)),
-    eval_data("evaluation: iterable", "eval_set: got Endless; it is iterable, and has no sample by", Endless),
+    eval_data("evaluation: nothing", "eval_set: got pass 1 (batch 0); it ended after 0 batches", Empty),
     eval_data("evaluation: features", "eval_set: got samples [5] torch.float", lambda: tensors(torch.randn(40, 5))),
     eval_data("evaluation: label", "eval_set: got sample 7; it has label 9; allowed: 0 to 1", lambda: labelled(9)),
 ]

@@ -232,6 +232,41 @@ def test_training_on_an_iterable(length: int | None) -> None:
     assert result.history[-1].epoch == (1 if length is None else 2), "all is one epoch, where nobody knows"
 
 
+EVALUATED = {
+    "iterable": lambda: Stream(),
+    "a loader of one": lambda: loader(Stream(), num_workers=1),
+    "ready batches": lambda: DataLoader([(torch.ones(n, 6), torch.ones(n).long()) for n in (1, 3)], batch_size=None),
+    "a generator": lambda: DataLoader(Stream(), batch_size=7, generator=torch.Generator().manual_seed(1)),
+}
+
+
+@pytest.mark.parametrize("name", EVALUATED)
+def test_evaluating_on_an_iterable_is_a_pass_that_is_the_same_each_time(name: str) -> None:
+    """It was refused."""
+    found = []
+    for _ in range(2):
+        disturb()
+        trainer = Trainer(mlp(6, 8, 2), workers=2, batch_size=10, serial=True, metrics={"rows": rows})
+        found.append(trainer.fit((torch.ones(20, 6), torch.zeros(20).long()), epochs=3, eval_set=EVALUATED[name]()))
+    losses = [[evaluation.test_loss for evaluation in result.history] for result in found]
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == 3
+    assert found[0].history[-1].metrics["rows"] == (4 if name == "ready batches" else SAMPLES)
+
+
+def rows(outputs: Tensor, targets: Tensor) -> int:
+    return len(targets)
+
+
+def test_a_loader_that_is_trained_on_and_evaluated_on_goes_on_where_it_was() -> None:
+    def weights(evaluates: bool) -> list[Tensor]:
+        made = loader(Stream(), generator=torch.Generator().manual_seed(1))
+        trainer = Trainer(mlp(6, 8, 2), workers=2, serial=True, eval_every=1)
+        return list(trainer.fit(made, steps=12, eval_set=made if evaluates else None).model.parameters())
+
+    assert all(map(torch.equal, weights(True), weights(False)))
+
+
 class Dry(IterableDataset):
     """Gives something once."""
 

@@ -9,7 +9,6 @@ affair: batch b of one is come to from the very beginning, and is the same if th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,9 @@ from ..learning.random_state import seeded
 from .augment import Augment
 from .batch_check import BatchCheck, Labels
 from .batches import ITERATING, LOADING, Batches
-from .brought.loaders import batches_of, generators_of, in_process, own, samples_of, smallest_of
-from .brought.parts import cast, form, leaves, split
-from .samples import DataError, has_rows, raised
+from .brought.loaders import batches_of, generators_of, in_process, named, own, samples_of, smallest_of, taken_apart
+from .brought.parts import cast
+from .samples import DataError
 
 
 class IteratedStream(Batches):
@@ -93,7 +92,7 @@ class IteratedStream(Batches):
             if callable(set_epoch := getattr(part, "set_epoch", None)):
                 set_epoch(epoch)
         loader = self._loader if self._has_begun else in_process(self._loader)
-        with seeded(self.seed, ITERATING, epoch), _named(self._next):
+        with seeded(self.seed, ITERATING, epoch), named(self._next):
             self._iterator = iter(loader)
         self._epoch, self._position = epoch, 0
 
@@ -101,7 +100,7 @@ class IteratedStream(Batches):
         """The next batch, as the loader gives it."""
         assert self._iterator is not None
         while True:
-            with seeded(self.seed, LOADING, self._next), _named(self._next):
+            with seeded(self.seed, LOADING, self._next), named(self._next):
                 given = next(self._iterator, _END)
             if given is not _END:
                 self._position, self._next = self._position + 1, self._next + 1
@@ -112,15 +111,8 @@ class IteratedStream(Batches):
             self._begin_pass(self._epoch + 1)
 
     def _made(self, given: Any, index: int) -> Batch:
-        try:
-            x, target = split(given, self.target)
-        except (TypeError, ValueError) as error:
-            allowed = f"is {form(given)}, {error}; allowed: samples and targets that are tensors or arrays"
-            raise DataError("what the DataLoader gives", allowed, index) from None
-        rows = len(leaves(x)[0]) if leaves(x)[0].dim() else 0
-        if not has_rows((x, target), rows) or not 1 <= rows <= self.batch_size:
-            allowed = f"is {form((x, target))}; allowed: 1 to {self.batch_size} rows, as many of each"
-            raise DataError("what the DataLoader gives", allowed, index)
+        x, target = taken_apart(given, self.target, index, self.batch_size)
+        rows = len(target)
         try:
             with seeded(self.seed, LOADING, index):
                 self._check(x, target, torch.arange(rows))
@@ -159,15 +151,3 @@ _END = object()
 
 def _nothing() -> None:
     """What there is to end where no process loads."""
-
-
-@contextmanager
-def _named(index: int) -> Iterator[None]:
-    """What is raised is raised by the data set, in this batch."""
-    try:
-        yield
-    except Exception as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        in_worker = bool(lines) and lines[0].startswith("Caught ") and len(lines) > 1
-        problem = f"raised {lines[-1].strip()}" if in_worker else raised(error)
-        raise DataError("the DataLoader", problem, index) from error

@@ -7,19 +7,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..config import TrainerConfig
 from ..data.augment import Augment
 from ..data.batches import Batches
-from ..data.brought.forms import as_source, loader_of
+from ..data.brought.forms import as_source, is_iterable, loader_of
 from ..data.brought.loaders import batches_of, largest_of
 from ..data.brought.parts import leaves
 from ..data.iterated_stream import IteratedStream
+from ..data.one_pass import OnePass
 from ..data.samples import refused
-from ..data.source import Source
 from ..data.stream import BatchStream
 from ..foundation.error import ConfigError
+from ..record.evaluator import MOST_SAMPLES
 from .job import Job
 
 ITERATED = (
@@ -92,10 +93,13 @@ def _iterated(
     return IteratedStream(loader, train_set, config.batch_size, length, config.seed, config.target, dtype, augment)
 
 
-def make_eval_set(job: Job, eval_set: object | None) -> Source | None:
+def make_eval_set(job: Job, eval_set: object | None) -> Dataset | None:
     """What the network is evaluated on. Raises `ConfigError`."""
     if eval_set is None:
         return None
+    loader = loader_of(eval_set, min(MOST_SAMPLES, job.config.batch_size))
+    if loader is not None and is_iterable(eval_set):
+        return OnePass(loader, job.config.target, dtype_of(job.model))
     return as_source(eval_set, "eval_set", job.config.target, dtype_of(job.model), job.config.seed)
 
 

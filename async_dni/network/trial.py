@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 
 from ..data.batch_check import Labels
 from ..data.batches import EVALUATING, Batches
-from ..data.samples import get_batch, refused
+from ..data.one_pass import first_sample
+from ..data.samples import refused
 from ..data.stream import check_in_memory
 from ..foundation.error import ConfigError, reason
 from ..learning.batch import Batch
@@ -131,9 +132,9 @@ def is_sum(loss_fn: Loss, output: Tensor, target: Tensor, loss: float) -> bool:
 def _check_eval_set(eval_set: Dataset, network: nn.Sequential, loss_fn: Loss, labels: Labels | None) -> None:
     with refused("eval_set"):
         check_in_memory(eval_set, labels)
-        x, target = get_batch(eval_set, torch.arange(1))
+        indices, x, target = first_sample(eval_set)
         if labels is not None:
-            labels.check(target, torch.arange(1))
+            labels.check(target, indices)
     try:
         with torch.no_grad():
             loss_fn(network.eval()(x), target)

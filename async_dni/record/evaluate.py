@@ -8,7 +8,9 @@ are functions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from torch.utils.data import Dataset
 
 from ..data.batch_check import Labels
 from ..data.batches import EVALUATING
-from ..data.samples import get_batch
+from ..data.one_pass import in_batches
 from ..learning.methods import Loss
 from ..learning.metrics import Metric, MetricFunction
 from ..learning.random_state import seeded
@@ -107,13 +109,14 @@ def score(
     What is drawn (random augmentation, say) depends on the seed and the batch alone; random states are left as they were.
     """
     model.eval()
-    samples: int = len(dataset)  # type: ignore[arg-type]
     tally = _Tally(loss_fn, metrics)
-    with torch.no_grad():
-        for number, indices in enumerate(torch.arange(samples).split(batch_size)):
+    with torch.no_grad(), closing(in_batches(dataset, batch_size)) as batches:
+        for number in count():
             before_batch()
             with seeded(seed, EVALUATING, number):
-                x, target = get_batch(dataset, indices)
+                if (taken := next(batches, None)) is None:
+                    break
+                indices, x, target = taken
                 output = model(x)
             if labels := Labels.of(loss_fn, output, target):
                 labels.check(target, indices)

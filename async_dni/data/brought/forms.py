@@ -36,12 +36,9 @@ MOST_PASSES = 100  # over a data set, by a sampler that does not say how many sa
 
 
 def as_source(data: object, setting: str, target: str | None, dtype: torch.dtype | None, seed: int) -> Source:
-    """Data whose samples have indices. Raises `ConfigError` for what is none, or empty."""
-    if isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset):
+    """Data whose samples have indices (`is_iterable` says no). Raises `ConfigError` for what is none, or empty."""
+    if isinstance(data, DataLoader):
         return _of_loader(data, setting, target, dtype, seed)
-    if isinstance(data, DataLoader | IterableDataset):
-        allowed = "it is iterable, and has no sample by its index; allowed: a data set with a length, or a list of its samples"
-        raise ConfigError(setting, form(data), allowed)
     return Source(as_dataset(data, setting, target), target, dtype=dtype)
 
 
@@ -49,9 +46,6 @@ def _of_loader(
     loader: DataLoader[Any], setting: str, target: str | None, dtype: torch.dtype | None, seed: int
 ) -> Source:
     """Its data set, in the order and of the samples that its sampler gives, by its `collate_fn`."""
-    if loader.batch_sampler is None:
-        allowed = "it makes no batches (batch_size=None); allowed: one that does, or a data set"
-        raise ConfigError(setting, "DataLoader", allowed)
     collate = None if loader.collate_fn is default_collate else loader.collate_fn
     batches, rows = loader.batch_sampler, None
     is_plain = type(batches) is BatchSampler and not batches.drop_last
@@ -144,6 +138,13 @@ def _columns(x: Any) -> Any:
     if isinstance(x, Mapping):
         return {str(name): as_column(part) for name, part in x.items()}
     return tuple(map(as_column, x)) if isinstance(x, tuple) else as_column(x)
+
+
+def is_iterable(data: object) -> bool:
+    """Whether these are batches or samples that come as they come, and have no indices."""
+    if isinstance(data, DataLoader):
+        return isinstance(data.dataset, IterableDataset) or data.batch_sampler is None
+    return isinstance(data, IterableDataset)
 
 
 def loader_of(data: object, batch_size: int) -> DataLoader[Any] | None:

@@ -1,4 +1,4 @@
-"""What a user's `DataLoader` says of itself, and copies of it that load as a run does."""
+"""What a user's `DataLoader` says of itself and gives, and copies of it that load as a run does."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ...learning.random_state import seeded
 from ..batches import ITERATING
+from ..samples import DataError, has_rows, raised
+from .parts import Parts, form, leaves, split
 
 LOOKED_AT = 1000  # batches of a sampler that does not say how many it has, and may have no end
 
@@ -102,3 +105,29 @@ def smallest_of(loader: DataLoader[Any], batch_size: int, steps: int, seed: int)
     if loader.drop_last or in_parts or samples is None or passes is None or steps < passes:
         return batch_size
     return samples % batch_size or batch_size
+
+
+def taken_apart(given: object, target: str | None, index: int, most: int | None = None) -> tuple[Parts, Tensor]:
+    """x and targets of a batch that a loader gives; `most`: rows. Raises `DataError` for what is no batch."""
+    try:
+        x, y = split(given, target)
+    except (TypeError, ValueError) as error:
+        allowed = f"is {form(given)}, {error}; allowed: samples and targets that are tensors or arrays"
+        raise DataError("what the DataLoader gives", allowed, index) from None
+    rows = len(leaves(x)[0]) if leaves(x)[0].dim() else 0
+    if not has_rows((x, y), rows) or not 1 <= rows <= (most or rows):
+        allowed = f"is {form((x, y))}; allowed: {'' if most is None else f'1 to {most} '}rows, as many of each"
+        raise DataError("what the DataLoader gives", allowed, index)
+    return x, y
+
+
+@contextmanager
+def named(index: int) -> Iterator[None]:
+    """What is raised is raised by the data set, in this batch."""
+    try:
+        yield
+    except Exception as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        in_worker = bool(lines) and lines[0].startswith("Caught ") and len(lines) > 1
+        problem = f"raised {lines[-1].strip()}" if in_worker else raised(error)
+        raise DataError("the DataLoader", problem, index) from error

@@ -13,7 +13,7 @@ from ..config import TrainerConfig
 from ..data.augment import Augment
 from ..data.batches import Batches
 from ..data.brought.forms import as_source, is_iterable, loader_of
-from ..data.brought.loaders import batches_of, largest_of
+from ..data.brought.loaders import ANY_SIZE, batches_of, largest_of
 from ..data.brought.parts import leaves
 from ..data.iterated_stream import IteratedStream
 from ..data.one_pass import OnePass
@@ -44,9 +44,8 @@ def _batch_size(config: TrainerConfig, loader: DataLoader[Any]) -> int:
     """Rows of the largest batch."""
     if (largest := largest_of(loader, config.seed)) is not None:
         return largest
-    any_size = 2**62  # batches come ready from the data set
     with refused("train_set"):
-        first = IteratedStream(loader, loader, any_size, 1, config.seed, config.target)[0]
+        first = IteratedStream(loader, loader, ANY_SIZE, 1, config.seed, config.target)[0]
     return len(leaves(first.x)[0])
 
 

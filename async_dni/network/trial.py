@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -99,7 +100,11 @@ def _condition(
 
 def _check_loss(loss_fn: Loss, output: Tensor, target: Tensor) -> None:
     """Raise `ConfigError` unless the loss of a batch is a mean over it, one number with a gradient."""
-    name = type(loss_fn).__name__ if isinstance(loss_fn, nn.Module) else getattr(loss_fn, "__name__", "the loss")
+    name = type(loss_fn).__name__ if isinstance(loss_fn, nn.Module) else getattr(loss_fn, "__name__", str(loss_fn))
+    if isinstance(loss_fn, type):
+        raise ConfigError("loss_fn", name, f"it is a class; allowed: an object of it, {name}()")
+    if not callable(loss_fn):
+        raise ConfigError("loss_fn", name, "allowed: a function of outputs and targets, such as nn.MSELoss()")
     given = f"outputs {list(output.shape)} {output.dtype} and targets {list(target.shape)} {target.dtype}"
     try:
         with warnings.catch_warnings():
@@ -109,7 +114,8 @@ def _check_loss(loss_fn: Loss, output: Tensor, target: Tensor) -> None:
         allowed = "it would hold every output against every target; allowed: outputs and targets of one shape"
         raise ConfigError("loss_fn", name, f"{given}: {allowed}") from None
     except Exception as error:
-        raise ConfigError("loss_fn", name, f"it does not take {given} ({reason(error)})") from error
+        allowed = f"; allowed: {other}" if (other := _instead_of_booleans(loss_fn, output, target)) else ""
+        raise ConfigError("loss_fn", name, f"it does not take {given} ({reason(error)}){allowed}") from error
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
         found = f"{list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         allowed = "allowed: a mean over the batch, one number, that has a gradient"
@@ -117,6 +123,16 @@ def _check_loss(loss_fn: Loss, output: Tensor, target: Tensor) -> None:
     if is_sum(loss_fn, output.detach(), target, float(loss.detach())):
         found = "it is a sum over the batch: twice the batch, twice the loss"
         raise ConfigError("loss_fn", name, f"{found}; allowed: a mean, such as reduction='mean'")
+
+
+def _instead_of_booleans(loss_fn: Loss, output: Tensor, target: Tensor) -> str | None:
+    """Which targets a loss takes that does not take booleans."""
+    for dtype, words in ((output.dtype, "targets that are floats"), (torch.int64, "targets that are integers")):
+        with suppress(Exception), torch.no_grad():
+            if target.dtype == torch.bool:
+                loss_fn(output, target.to(dtype))
+                return words
+    return None
 
 
 def is_sum(loss_fn: Loss, output: Tensor, target: Tensor, loss: float) -> bool:

@@ -34,6 +34,8 @@ ALLOWED = (
 
 MOST_PASSES = 100  # over a data set, by a sampler that does not say how many samples it takes
 
+MOST_SETS = 8  # that are looked at
+
 
 def as_source(data: object, setting: str, target: str | None, dtype: torch.dtype | None, seed: int) -> Source:
     """Data whose samples have indices (`is_iterable` says no). Raises `ConfigError` for what is none, or empty."""
@@ -71,6 +73,12 @@ def _indices(loader: DataLoader[Any], setting: str) -> list[int]:
 
 def as_dataset(data: object, setting: str = "train_set", target: str | None = None) -> Dataset:
     """A data set; tensors and arrays as one. Raises `ConfigError` for what is neither, or empty."""
+    if isinstance(data, Tensor | np.ndarray):
+        raise ConfigError(setting, form(data), "these are samples, or targets; allowed: a pair of both")
+    if isinstance(data, str | bytes):
+        raise ConfigError(setting, f"the text {data!r}", ALLOWED)
+    if are_sets(data):
+        raise ConfigError(setting, form(data), "these are data sets; allowed: one")
     columns = _of_columns(data, setting, target)
     made: Any = data if columns is None else columns
     if isinstance(made, tuple | Mapping) or not (hasattr(made, "__len__") and hasattr(made, "__getitem__")):
@@ -78,6 +86,12 @@ def as_dataset(data: object, setting: str = "train_set", target: str | None = No
     if not len(made):
         raise ConfigError(setting, "no samples", "allowed: at least one")
     return made  # a list of pairs is a data set too
+
+
+def are_sets(data: object) -> bool:
+    """Whether this is a list, a tuple or a dictionary of data sets."""
+    parts = list(data.values()) if isinstance(data, Mapping) else data if isinstance(data, tuple | list) else []
+    return bool(parts) and all(isinstance(part, Dataset | DataLoader) for part in parts[:MOST_SETS])
 
 
 def _of_columns(data: object, setting: str, target: str | None) -> Dataset | None:

@@ -20,6 +20,8 @@ from .parts import Parts, form, leaves, split
 
 LOOKED_AT = 1000  # batches of a sampler that does not say how many it has, and may have no end
 
+ANY_SIZE = 2**62  # of batches that come ready from the data set
+
 
 def own(loader: DataLoader[Any]) -> DataLoader[Any]:
     """A copy whose workers are new in each pass: those that persist draw other numbers than those of a run that goes on.
@@ -116,8 +118,11 @@ def taken_apart(given: object, target: str | None, index: int, most: int | None 
         raise DataError("what the DataLoader gives", allowed, index) from None
     rows = len(leaves(x)[0]) if leaves(x)[0].dim() else 0
     if not has_rows((x, y), rows) or not 1 <= rows <= (most or rows):
-        allowed = f"is {form((x, y))}; allowed: {'' if most is None else f'1 to {most} '}rows, as many of each"
-        raise DataError("what the DataLoader gives", allowed, index)
+        if most is None or most == ANY_SIZE:
+            allowed = "batches, with a row of each for each sample; with batch_size=None the data set makes them"
+        else:
+            allowed = f"1 to {most} rows, as many of each"
+        raise DataError("what the DataLoader gives", f"is {form((x, y))}; allowed: {allowed}", index)
     return x, y
 
 

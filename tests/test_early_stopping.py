@@ -246,7 +246,8 @@ REFUSED = {
     ),
     "which is better": (
         {"metrics": {"mine": accuracy}, "early_stopping_metric": "mine"},
-        "early_stopping_metric: got mine; it does not say what is better; allowed: one with an attribute higher_is_better that is True or False (of a function, mine.higher_is_better = True)",
+        "early_stopping_metric: got mine; it does not say what is better; "
+        "allowed: one with an attribute higher_is_better that is True or False (of a function, mine.higher_is_better = True)",
     ),
 }
 

@@ -14,9 +14,11 @@ from noisy import Noisy
 from test_trainer import mlp
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from async_dni import DataError, Trainer, WorkerError
 from async_dni.data.augment import Augment
+from async_dni.data.iterated_stream import IteratedStream
 from async_dni.data.stream import BatchStream
 from async_dni.fit.stream import make_stream
 
@@ -156,6 +158,29 @@ def test_loaders_end_with_their_worker_and_another_has_its_own(are_users: bool, 
         if psutil.pid_exists(pid):
             psutil.wait_procs([psutil.Process(pid)], timeout=10)
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+class Dying(Noisy):
+    """Loading a sample kills the process that loads it."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index == 31 and torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("are_users", [False, True])
+def test_a_loader_that_is_killed_is_told_in_a_sentence(are_users: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's handler of SIGCHLD raised in the middle of a block, which was named."""
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))  # seconds; are 5
+    data: Any = DataLoader(Dying(), batch_size=10, num_workers=1) if are_users else Dying()
+    stream: Any = BatchStream(data, 10, 5, seed=0, loader_workers=1)
+    if are_users:
+        stream = IteratedStream(data, data, 10, 5, seed=0)
+    before = signal.getsignal(signal.SIGCHLD)
+    with pytest.raises(DataError, match=r"batch \(batch \d\) could not be loaded: a process that loads was killed"):
+        taken(stream)
+    assert signal.getsignal(signal.SIGCHLD) == before
 
 
 def test_images_are_augmented_alike_by_whoever_loads_them() -> None:

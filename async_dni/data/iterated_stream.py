@@ -20,7 +20,17 @@ from ..learning.random_state import seeded
 from .augment import Augment
 from .batch_check import BatchCheck, Labels
 from .batches import ITERATING, LOADING, Batches
-from .brought.loaders import batches_of, generators_of, in_process, named, own, samples_of, smallest_of, taken_apart
+from .brought.loaders import (
+    batches_of,
+    deaths_unheard,
+    generators_of,
+    in_process,
+    named,
+    own,
+    samples_of,
+    smallest_of,
+    taken_apart,
+)
 from .brought.parts import cast
 from .samples import DataError
 
@@ -92,7 +102,7 @@ class IteratedStream(Batches):
             if callable(set_epoch := getattr(part, "set_epoch", None)):
                 set_epoch(epoch)
         loader = self._loader if self._has_begun else in_process(self._loader)
-        with seeded(self.seed, ITERATING, epoch), named(self._next):
+        with seeded(self.seed, ITERATING, epoch), named(self._next), deaths_unheard():
             self._iterator = iter(loader)
         self._epoch, self._position = epoch, 0
 
@@ -100,7 +110,7 @@ class IteratedStream(Batches):
         """The next batch, as the loader gives it."""
         assert self._iterator is not None
         while True:
-            with seeded(self.seed, LOADING, self._next), named(self._next):
+            with seeded(self.seed, LOADING, self._next), named(self._next, self._iterator):
                 given = next(self._iterator, _END)
             if given is not _END:
                 self._position, self._next = self._position + 1, self._next + 1

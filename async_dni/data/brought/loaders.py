@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
+from multiprocessing import connection
 from typing import Any
 
 import torch
@@ -127,11 +130,40 @@ def taken_apart(given: object, target: str | None, index: int, most: int | None 
 
 
 @contextmanager
-def named(index: int) -> Iterator[None]:
-    """What is raised is raised by the data set, in this batch."""
+def deaths_unheard() -> Iterator[None]:
+    """PyTorch's processes are started, and not the handler of SIGCHLD that would raise where another of them dies: wherever
+    Python is then, in a block's forward pass, say. Who waits for a batch looks every five seconds whether they live.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where PyTorch sets none
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def is_death(error: BaseException, iterator: object) -> bool:
+    """Whether this was raised by PyTorch, or by fetching a tensor from another process, as a process that loads is gone."""
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid"):
+        return True
+    workers = getattr(iterator, "_workers", ())
+    is_lost = isinstance(error, ConnectionError | EOFError | FileNotFoundError) and not str(error).startswith("Caught ")
+    return bool(workers) and is_lost and bool(connection.wait([worker.sentinel for worker in workers], timeout=1))
+
+
+GONE = "could not be loaded: a process that loads was killed; the kernel does that where memory runs out"
+
+
+@contextmanager
+def named(index: int, iterator: object = None) -> Iterator[None]:
+    """What is raised is raised by the data set, in this batch, or by the `iterator` of a loader whose process was killed."""
     try:
         yield
     except Exception as error:
+        if is_death(error, iterator):
+            raise DataError("the DataLoader's batch", GONE, index) from error
         lines = [line for line in str(error).splitlines() if line.strip()]
         in_worker = bool(lines) and lines[0].startswith("Caught ") and len(lines) > 1
         problem = f"raised {lines[-1].strip()}" if in_worker else raised(error)

@@ -137,7 +137,7 @@ class Trainer:
 
         `train_set` and `eval_set`: a pair (samples, targets) of tensors or arrays `[samples, ...]`, `numpy.memmap` too; a
         dictionary of them; a data set, of `(sample, target)` pairs or of dictionaries; a `DataLoader`, whose batch size then
-        is the run's; and for training an `IterableDataset`.
+        is the run's; an `IterableDataset`.
         The `eval_set` is evaluated every `eval_every` epochs and at the end, here, while the workers train on.
         `settings` are added to config.json. Where no `run_dir` is set, the run makes one of its own in the directory `runs`,
         named by the date and time; without that, it writes no files. Raises `ConfigError` before anything is started, and

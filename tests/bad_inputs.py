@@ -425,7 +425,7 @@ OWNS = [
     bad("--model {tmp}/its.py:fails", "its.py:fails; fails raised ZeroDivisionError: integer division", a_file(OWN)),
     bad("--model {tmp}/its.py:needs", "its.py:needs; needs needs depth; give --model-arg depth=…", a_file(OWN)),
     bad("--model {tmp}/its.py:needs --model-arg deep=3", "--model-arg: got deep=3; needs takes depth", a_file(OWN)),
-    bad("--model {tmp}/its.py:Net --width 8 --layers 3", "--model-arg: got layers=3; Net takes width", a_file(OWN)),
+    bad("--model {tmp}/its.py:Net --width 8 --layers 3", "--layers: got 3; Net takes width", a_file(OWN)),
     bad(
         "--model {tmp}/its.py:Net",
         "--model: got Net; allowed: an nn.Sequential, each child of which is a block; of",
@@ -693,6 +693,10 @@ def a_block(name: str, sentence: str, make: Callable[[Tensor], Any]) -> BadUse:
     return BadUse(name, f"model: got block '1'; {sentence}", model=lambda: network(Gives(make)))
 
 
+def samples_alone() -> Tensor:
+    return torch.randn(40, 6)
+
+
 def train_data(name: str, sentence: str, make: Callable[[], Any], **settings: Any) -> BadUse:
     return BadUse(name, sentence, data=make, settings=settings)
 
@@ -767,6 +771,17 @@ DATA = [
     ),
     train_data("another target", "no 'z' among x, y", lambda: {"x": np.zeros((40, 6)), "y": [0] * 40}, target="z"),
     train_data("targets only", "nothing is beside 'y'", lambda: {"y": [0] * 40}),
+    train_data(
+        "samples alone", "got [40, 6] torch.float32; these are samples, or targets; allowed: a pair", samples_alone
+    ),
+    train_data("a file's name", "train_set: got the text 'data.csv'; allowed: a data set", lambda: "data.csv"),
+    train_data("two sets", "got (Pairs, Pairs); these are data sets; allowed: one", lambda: [Pairs(), Pairs()]),
+    train_data("sets by name", "got {train: Pairs}; these are data sets; allowed", lambda: {"train": Pairs()}),
+    train_data(
+        "a loader of single samples",
+        "gives (batch 0); it is ([6] torch.float32, [] torch.int64); allowed: batches, with a row of each for each sample; ",
+        lambda: DataLoader(Pairs(), batch_size=None),
+    ),
     train_data("an empty iterable", "pass 1 (batch 0); it ended after 0 batches; allowed: at least one", Empty),
     BadUse("epochs of an iterable", "epochs: got 1; the data set is iterable", data=Endless, lengths={"epochs": 1}),
     train_data("loaders of an iterable", "loader_workers: got 2; an iterable data set is", Endless, loader_workers=2),
@@ -803,7 +818,7 @@ DATA = [
     train_data("batch raises", "(batch 0); it raised KeyError: 'x'", lambda: Batches(raises)),
     train_data("batch short", "came from get_batch as ([9, 6] torch.float32, ", lambda: Batches(one_short)),
     eval_data("evaluation: none", "eval_set: got no samples; allowed: at least one", lambda: tensors(samples=0)),
-    eval_data("evaluation: iterable", "eval_set: got Endless; it is iterable, and has no sample by", Endless),
+    eval_data("evaluation: nothing", "eval_set: got pass 1 (batch 0); it ended after 0 batches", Empty),
     eval_data("evaluation: features", "eval_set: got samples [5] torch.float", lambda: tensors(torch.randn(40, 5))),
     eval_data("evaluation: label", "eval_set: got sample 7; it has label 9; allowed: 0 to 1", lambda: labelled(9)),
 ]
@@ -822,6 +837,18 @@ REST = [
         method="dni",
         loss_fn=nn.MSELoss(reduction="none"),
     ),
+    train_data(
+        "targets that are booleans",
+        "); allowed: targets that are floats",
+        lambda: tensors(target=torch.ones(40, 2, dtype=torch.bool)),
+        method="dni",
+        loss_fn=nn.BCEWithLogitsLoss(),
+    ),
+    train_data(
+        "labels that are booleans", "); allowed: targets that are integers", lambda: tensors(target=torch.ones(40) > 0)
+    ),
+    a_setting("a loss's class", "got MSELoss; it is a class; allowed: an object of it, MSELoss()", loss_fn=nn.MSELoss),
+    a_setting("a loss's name", "loss_fn: got mse; allowed: a function of outputs and targets, such", loss_fn="mse"),
     a_setting("an optimizer made", "optimizer: got SGD; allowed: a function", optimizer=sgd(network().parameters())),
     a_setting("an optimizer's rate", "optimizer: got ", optimizer=partial(torch.optim.Adam, lr=-1.0)),
     a_setting("no optimizer", "optimizer: got list; it gives list; allowed: a function", optimizer=list),

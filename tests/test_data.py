@@ -339,12 +339,16 @@ class Stream(torch.utils.data.IterableDataset):
 
 def test_what_is_iterated_shows_its_first_batch_and_says_its_classes_itself():
     loader = torch.utils.data.DataLoader(Loaded([0, 2, 1]), batch_size=2)
-    for data in (Stream(), loader):
+    ready = torch.utils.data.DataLoader([(torch.zeros(4, 2, 3), torch.zeros(4))], batch_size=None)
+    for data in (Stream(), ready):
         assert input_shape(data) == (2, 3)
         with pytest.raises(
             ConfigError, match=f"train_set: got {type(data).__name__}; its labels can't all be looked at"
         ):
             num_classes(data)
+    assert num_classes(loader) == 3, "of a data set with a length"
+    later = torch.utils.data.DataLoader(Loaded([0, 2, 1]), collate_fn=lambda pairs: [torch.full((len(pairs),), 7)] * 2)
+    assert num_classes(later) == 8, "as they come out of collate_fn"
     loader.dataset.num_classes = 4
     assert num_classes(loader) == 4
     with pytest.raises(ConfigError, match="allowed, where a network asks for input_shape: pairs"):

@@ -105,6 +105,15 @@ def test_run_ends_early(serial: bool, tmp_path: Path, capsys: pytest.CaptureFixt
     assert summary["ended_early"] in shown
 
 
+def test_serial_run_ends_right_after_the_evaluation_that_ends_it() -> None:
+    """It trained on in the meantime, and so for another number of batches each time."""
+    result = fit(steps=10**8, early_stopping=2, **WORSE)
+    assert result.best is not None
+    last = result.best.step + 4  # an evaluation comes every two steps
+    assert result.summary["steps"] == last
+    assert [found.step for found in result.history] == list(range(2, last + 1, 2))
+
+
 def test_run_that_comes_to_its_end_has_not_ended_early(tmp_path: Path) -> None:
     result = fit(tmp_path / "run", steps=6, early_stopping=2, **WORSE)
     assert result.summary["steps"] == 6
@@ -237,7 +246,8 @@ REFUSED = {
     ),
     "which is better": (
         {"metrics": {"mine": accuracy}, "early_stopping_metric": "mine"},
-        "early_stopping_metric: got mine; it does not say what is better; allowed: one with an attribute higher_is_better",
+        "early_stopping_metric: got mine; it does not say what is better; "
+        "allowed: one with an attribute higher_is_better that is True or False (of a function, mine.higher_is_better = True)",
     ),
 }
 

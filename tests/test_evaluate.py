@@ -3,11 +3,13 @@ from functools import partial
 
 import pytest
 import torch
+from noisy import Noisy
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from async_dni import Evaluation, evaluate, fcn
+from async_dni.learning.random_state import RandomState
 from async_dni.record.evaluate import error_percent, score
 from async_dni.record.scores.collected import Collected
 
@@ -42,6 +44,21 @@ def test_evaluating_changes_no_weight_and_no_statistics():
     evaluate(model, dataset, nn.CrossEntropyLoss(), 5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_what_is_drawn_depends_on_the_seed_and_disturbs_nobody():
+    model, dataset = nn.Sequential(Shaken(), nn.Linear(6, 2)), Noisy()
+    torch.manual_seed(1)
+    before = RandomState.capture().as_dict()
+    scores = [score(model, dataset, nn.CrossEntropyLoss(), {}, batch_size=10, seed=seed) for seed in (3, 3, 4)]
+    assert scores[0] == scores[1]
+    assert scores[0].loss != scores[2].loss
+    assert all(torch.equal(state, before[name]) for name, state in RandomState.capture().as_dict().items())
+
+
+class Shaken(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x)
 
 
 def test_targets_that_are_not_classes_have_a_loss_and_no_confusion():

@@ -203,8 +203,6 @@ def test_a_loader_to_evaluate_on_gives_its_samples_once() -> None:
         source = as_source(loader, "eval_set", None, None, seed=0)
         x, _ = source.get_batch(torch.arange(len(source)))
         assert sorted(x.tolist()) == sorted(expected.tolist())
-    with pytest.raises(ConfigError, match=r"eval_set: got DataLoader; it makes no batches \(batch_size=None\)"):
-        as_source(DataLoader(data, batch_size=None), "eval_set", None, None, seed=0)
 
 
 def test_evaluation_takes_batches_no_larger_than_training() -> None:

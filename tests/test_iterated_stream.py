@@ -11,10 +11,18 @@ import pytest
 import torch
 from noisy import SAMPLES, Noisy, Stream
 from test_trainer import mlp
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, SequentialSampler, TensorDataset
+from torch import Tensor, nn
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Sampler,
+    SequentialSampler,
+    TensorDataset,
+)
 
-from async_dni import DataError, Trainer
+from async_dni import ConfigError, DataError, Trainer
 from async_dni.data.batches import Batches
 from async_dni.data.brought.forms import loader_of
 from async_dni.data.iterated_stream import IteratedStream
@@ -126,6 +134,54 @@ def test_samplers_collation_and_starts_are_the_users(batches: Any) -> None:
     assert found[0].target.tolist() == [100] * 10, "the worker was started by worker_init_fn"
 
 
+class Endless:
+    """A batch sampler that never ends; it draws."""
+
+    def __iter__(self) -> Any:
+        while True:
+            yield [0, 1, 2, 3, random.randrange(SAMPLES)][: random.randint(3, 5)]
+
+
+def test_a_batch_sampler_need_have_no_end() -> None:
+    """Its largest batch was looked for to the end."""
+    made = DataLoader(Noisy(), batch_sampler=Endless())  # type: ignore[arg-type]
+    results = [Trainer(mlp(6, 8, 2), workers=2, serial=True).fit(made, steps=5) for _ in range(2)]
+    assert results[0].summary["samples"] == results[1].summary["samples"] > 15
+    assert all(map(torch.equal, results[0].model.parameters(), results[1].model.parameters()))
+    with pytest.raises(ConfigError, match="eval_set: got a batch sampler without an end; allowed: one that ends"):
+        Trainer(mlp(6, 8, 2), workers=2, serial=True, batch_size=10).fit(Noisy(), steps=5, eval_set=made)
+
+
+SMALLEST = {
+    "half a batch": (loader(), 12, 5),
+    "not come to": (loader(), 4, 10),
+    "left out": (loader(drop_last=True), 12, 10),
+    "left out by the sampler": (DataLoader(Noisy(), batch_sampler=BatchSampler(range(45), 10, True)), 12, 10),
+    "by the sampler": (DataLoader(Noisy(), batch_sampler=[[1, 2, 3], [1]]), 2, 1),
+    "not come to, by the sampler": (DataLoader(Noisy(), batch_sampler=[[1, 2, 3], [1]]), 1, 3),
+    "iterable": (loader(Stream()), 12, 10),
+    "iterable with a length": (loader(Stream(length=45)), 12, 5),
+    "ready batches": (DataLoader(Noisy(samples=41), batch_size=None), 100, 10),
+}
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_the_smallest_batch_is_known(name: str) -> None:
+    data, steps, smallest = SMALLEST[name]
+    assert stream_of(data, steps=steps, begins=None).smallest == smallest
+
+
+def test_batch_norm_does_not_mind_a_sample_that_is_left_out() -> None:
+    """The last of 41 was taken for a batch of its own."""
+    network = nn.Sequential(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8)), nn.Linear(8, 2))
+    trainer = Trainer(network, workers=2, serial=True)
+    assert trainer.fit(loader(Noisy(samples=41), drop_last=True), epochs=1).summary["steps"] == 4
+    with pytest.raises(
+        ConfigError, match="batch norm needs two samples, and the last of 41 would be a batch of its own"
+    ):
+        trainer.fit(loader(Noisy(samples=41)), epochs=1)
+
+
 STARTED = [0]
 
 
@@ -174,6 +230,41 @@ def test_training_on_an_iterable(length: int | None) -> None:
     assert notes == [ITERATED]
     assert [evaluation.step for evaluation in result.history] == ([7] if length is None else [3, 6])
     assert result.history[-1].epoch == (1 if length is None else 2), "all is one epoch, where nobody knows"
+
+
+EVALUATED = {
+    "iterable": lambda: Stream(),
+    "a loader of one": lambda: loader(Stream(), num_workers=1),
+    "ready batches": lambda: DataLoader([(torch.ones(n, 6), torch.ones(n).long()) for n in (1, 3)], batch_size=None),
+    "a generator": lambda: DataLoader(Stream(), batch_size=7, generator=torch.Generator().manual_seed(1)),
+}
+
+
+@pytest.mark.parametrize("name", EVALUATED)
+def test_evaluating_on_an_iterable_is_a_pass_that_is_the_same_each_time(name: str) -> None:
+    """It was refused."""
+    found = []
+    for _ in range(2):
+        disturb()
+        trainer = Trainer(mlp(6, 8, 2), workers=2, batch_size=10, serial=True, metrics={"rows": rows})
+        found.append(trainer.fit((torch.ones(20, 6), torch.zeros(20).long()), epochs=3, eval_set=EVALUATED[name]()))
+    losses = [[evaluation.test_loss for evaluation in result.history] for result in found]
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == 3
+    assert found[0].history[-1].metrics["rows"] == (4 if name == "ready batches" else SAMPLES)
+
+
+def rows(outputs: Tensor, targets: Tensor) -> int:
+    return len(targets)
+
+
+def test_a_loader_that_is_trained_on_and_evaluated_on_goes_on_where_it_was() -> None:
+    def weights(evaluates: bool) -> list[Tensor]:
+        made = loader(Stream(), generator=torch.Generator().manual_seed(1))
+        trainer = Trainer(mlp(6, 8, 2), workers=2, serial=True, eval_every=1)
+        return list(trainer.fit(made, steps=12, eval_set=made if evaluates else None).model.parameters())
+
+    assert all(map(torch.equal, weights(True), weights(False)))
 
 
 class Dry(IterableDataset):

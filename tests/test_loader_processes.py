@@ -14,10 +14,13 @@ from noisy import Noisy
 from test_trainer import mlp
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from async_dni import DataError, Trainer, WorkerError
 from async_dni.data.augment import Augment
+from async_dni.data.iterated_stream import IteratedStream
 from async_dni.data.stream import BatchStream
+from async_dni.fit.stream import make_stream
 
 
 def taken(stream: BatchStream, start: int = 0) -> list[tuple[Tensor, Tensor]]:
@@ -87,6 +90,29 @@ def test_a_run_with_a_lag_is_the_same_for_any_number_of_loaders() -> None:
         assert all(map(torch.equal, trained(loader_workers=workers), expected))
 
 
+class Where(Noisy):
+    """Notes which processes load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pids = set[int]()
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.pids.add(os.getpid())
+        return super().__getitem__(index)
+
+
+def test_serial_loads_here() -> None:
+    """Loaders forked from a process that had computed with two threads waited for these for ever."""
+    dataset = Where()
+    settings = {"workers": 2, "batch_size": 10, "threads_per_worker": 2, "serial": True}
+    Trainer(mlp(6, 8, 2), **settings, loader_workers=2).fit(dataset, epochs=2)
+    assert len(dataset.pids) == 1
+    stream = make_stream(Trainer(mlp(6, 8, 2), **settings, loader_workers=2).job, dataset, 1, None)
+    assert isinstance(stream, BatchStream)
+    assert stream.loader_workers == 0
+
+
 def test_a_run_names_the_bad_sample() -> None:
     trainer = Trainer(mlp(6, 8, 2), workers=2, batch_size=10, loader_workers=2, split=(1,))
     bad = int(BatchStream(Noisy(), 10, 4, seed=0).indices(3)[0])
@@ -132,6 +158,29 @@ def test_loaders_end_with_their_worker_and_another_has_its_own(are_users: bool, 
         if psutil.pid_exists(pid):
             psutil.wait_procs([psutil.Process(pid)], timeout=10)
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+class Dying(Noisy):
+    """Loading a sample kills the process that loads it."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index == 31 and torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("are_users", [False, True])
+def test_a_loader_that_is_killed_is_told_in_a_sentence(are_users: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's handler of SIGCHLD raised in the middle of a block, which was named."""
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))  # seconds; are 5
+    data: Any = DataLoader(Dying(), batch_size=10, num_workers=1) if are_users else Dying()
+    stream: Any = BatchStream(data, 10, 5, seed=0, loader_workers=1)
+    if are_users:
+        stream = IteratedStream(data, data, 10, 5, seed=0)
+    before = signal.getsignal(signal.SIGCHLD)
+    with pytest.raises(DataError, match=r"batch \(batch \d\) could not be loaded: a process that loads was killed"):
+        taken(stream)
+    assert signal.getsignal(signal.SIGCHLD) == before
 
 
 def test_images_are_augmented_alike_by_whoever_loads_them() -> None:

@@ -234,6 +234,7 @@ def test_function_gives_a_training_set_alone(one: Any) -> None:
 def test_function_gives_a_training_and_an_evaluation_set(two: Any) -> None:
     found = make_own("a.py:make", lambda: two, {})
     assert all(a is b for a, b in zip(found, two, strict=True))
+    assert make_own("a.py:make", lambda: [PAIRS, PAIRS], {}) == (PAIRS, PAIRS), "in a list, too"
 
 
 @pytest.mark.parametrize(
@@ -245,6 +246,7 @@ def test_function_gives_a_training_and_an_evaluation_set(two: Any) -> None:
             "data: got a.py:make; it gives (Pairs, Pairs, Pairs); allowed: a training set, or a pair",
         ),
         ((), "data: got a.py:make; it gives (); allowed: a training set, or a pair"),
+        ({"train": PAIRS}, "data: got a.py:make; it gives {train: Pairs}; allowed: a training set, or a pair"),
         ((None, PAIRS), "data: got a.py:make; it gives (NoneType, Pairs); allowed: "),
     ],
 )

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from noisy import Noisy
 from slow import slowed
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from async_dni import ConfigError, LinearSynthesizer, Trainer, fcn
+from async_dni.learning.random_state import RandomState
 from async_dni.record.run_dir import read_json_lines
 
 
@@ -224,3 +226,21 @@ def test_gradients_of_every_other_batch_are_learnt_from_and_no_other_is_sent(ser
     assert [worker["updates"] for worker in workers] == [22, 22, 22]
     # batches 0, 2, … 18; that of 20 is not due before batch 23
     assert [worker["synthesizer_updates"] for worker in workers] == [10, 10, 0]
+
+
+def test_evaluations_of_a_serial_run_change_nothing_and_are_the_same_each_time() -> None:
+    """They drew from the same random states, in a thread beside the training."""
+    found = []
+    for eval_set in (Noisy(), Noisy(), None):
+        torch.manual_seed(2)
+        network = nn.Sequential(nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5)), nn.Linear(8, 2))
+        before = RandomState.capture().as_dict()
+        trainer = Trainer(network, workers=2, batch_size=10, serial=True)
+        found.append(trainer.fit(Noisy(), epochs=3, eval_set=eval_set))
+        assert all(torch.equal(state, before[name]) for name, state in RandomState.capture().as_dict().items())
+    weights = [list(result.model.parameters()) for result in found]
+    assert all(map(torch.equal, weights[0], weights[1]))
+    assert all(map(torch.equal, weights[0], weights[2]))
+    losses = [[evaluation.test_loss for evaluation in result.history] for result in found]
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == 3

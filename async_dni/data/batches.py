@@ -9,8 +9,9 @@ from typing import Any
 from ..learning.batch import Batch
 from .batch_check import Labels
 
-LOADING, ITERATING = 1, 2
-"""What is seeded: the random states of (seed, `LOADING`, batch index), or of (seed, `ITERATING`, epoch)."""
+LOADING, ITERATING, EVALUATING = 1, 2, 3
+"""What is seeded: the random states of (seed, `LOADING`, batch index), of (seed, `ITERATING`, epoch), or, of an evaluation,
+(seed, `EVALUATING`, its batch)."""
 
 
 class Batches(ABC):
@@ -18,6 +19,7 @@ class Batches(ABC):
 
     dataset: Any  # as it was given
     batch_size: int  # rows of the largest
+    smallest: int  # rows of the smallest, as far as that is known
     steps: int  # batches
     seed: int
     samples: int | None  # in an epoch; None: nobody knows how many there are

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from ..foundation.error import ConfigError
-from .brought.forms import as_dataset
+from .brought.forms import as_dataset, is_iterable
 from .brought.parts import form
 from .samples import get_batch, refused
 from .stream import in_memory
@@ -38,11 +38,11 @@ def num_classes(data: Any, setting: str = "train_set") -> int:
         if type(given) is int and given > 0:
             return given
     allowed = "allowed, where a network asks for num_classes: labels from 0, or an attribute num_classes"
-    if _is_iterated(data):
+    if is_iterable(data):
         raise ConfigError(setting, type(data).__name__, f"its labels can't all be looked at; {allowed}")
     most = 0
     with refused(setting):
-        for target in _targets(as_dataset(data, setting)):
+        for target in _targets(data, setting):
             if target.is_floating_point() or target.is_complex() or not target.numel():
                 raise ConfigError(setting, f"targets {list(target.shape[1:])} {target.dtype}", allowed)
             most = max(most, int(target.max()))
@@ -59,10 +59,15 @@ def _first_batch(data: Any) -> Any:
         return next(iter(data if isinstance(data, DataLoader) else DataLoader(data, batch_size=1)), None)
 
 
-def _targets(dataset: Dataset) -> Iterator[Tensor]:
-    """All targets, `[samples, ...]`, some at once."""
-    if tensors := in_memory(dataset):
+def _targets(data: Any, setting: str) -> Iterator[Tensor]:
+    """All targets, `[samples, ...]`, some at once; of a `DataLoader`, those of its data set."""
+    collate = None
+    if isinstance(data, DataLoader):
+        collate = None if data.collate_fn is default_collate else data.collate_fn
+        data = data.dataset
+    dataset = as_dataset(data, setting)
+    if (tensors := in_memory(dataset)) and collate is None:
         yield tensors[-1]
         return
     for indices in torch.arange(len(dataset)).split(AT_ONCE):  # type: ignore[arg-type]
-        yield get_batch(dataset, indices)[1]
+        yield get_batch(dataset, indices, collate)[1]

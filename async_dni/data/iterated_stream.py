@@ -8,10 +8,7 @@ affair: batch b of one is come to from the very beginning, and is the same if th
 
 from __future__ import annotations
 
-import copy
-import multiprocessing
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,8 +20,19 @@ from ..learning.random_state import seeded
 from .augment import Augment
 from .batch_check import BatchCheck, Labels
 from .batches import ITERATING, LOADING, Batches
-from .brought.parts import cast, form, leaves, split
-from .samples import DataError, has_rows, raised
+from .brought.loaders import (
+    batches_of,
+    deaths_unheard,
+    generators_of,
+    in_process,
+    named,
+    own,
+    samples_of,
+    smallest_of,
+    taken_apart,
+)
+from .brought.parts import cast
+from .samples import DataError
 
 
 class IteratedStream(Batches):
@@ -46,13 +54,14 @@ class IteratedStream(Batches):
     ) -> None:
         self.dataset, self.batch_size, self.steps, self.seed = data, batch_size, steps, seed
         self.target, self.dtype, self.augment = target, dtype, augment
-        self._loader = _own(loader)
-        self._generators = [bytes(generator.get_state().tolist()) for generator in _generators(loader)]
+        self._loader = own(loader)
+        self._generators = [bytes(generator.get_state().tolist()) for generator in generators_of(loader)]
         passes = batches_of(loader)
         # of a data set with a length, batch b is known to be in this pass and at that place
         self._length = None if isinstance(loader.dataset, IterableDataset) else passes
         self.samples = samples_of(loader)
         self.steps_per_epoch = passes or steps
+        self.smallest = smallest_of(loader, batch_size, steps, seed)
         self._check = BatchCheck()
         self._has_begun = False  # before that no process is started
         self._iterator: Iterator[Any] | None = None
@@ -85,15 +94,15 @@ class IteratedStream(Batches):
     def _begin_pass(self, epoch: int) -> None:
         self._end_pass()
         if epoch:  # the first is as its user made it
-            for generator in _generators(self._loader):
+            for generator in generators_of(self._loader):
                 generator.manual_seed(
                     int(np.random.SeedSequence((generator.initial_seed(), epoch)).generate_state(1)[0])
                 )
         for part in (self._loader.dataset, self._loader.sampler, self._loader.batch_sampler):
             if callable(set_epoch := getattr(part, "set_epoch", None)):
                 set_epoch(epoch)
-        loader = self._loader if self._has_begun else _in_process(self._loader)
-        with seeded(self.seed, ITERATING, epoch), _named(self._next):
+        loader = self._loader if self._has_begun else in_process(self._loader)
+        with seeded(self.seed, ITERATING, epoch), named(self._next), deaths_unheard():
             self._iterator = iter(loader)
         self._epoch, self._position = epoch, 0
 
@@ -101,7 +110,7 @@ class IteratedStream(Batches):
         """The next batch, as the loader gives it."""
         assert self._iterator is not None
         while True:
-            with seeded(self.seed, LOADING, self._next), _named(self._next):
+            with seeded(self.seed, LOADING, self._next), named(self._next, self._iterator):
                 given = next(self._iterator, _END)
             if given is not _END:
                 self._position, self._next = self._position + 1, self._next + 1
@@ -112,15 +121,8 @@ class IteratedStream(Batches):
             self._begin_pass(self._epoch + 1)
 
     def _made(self, given: Any, index: int) -> Batch:
-        try:
-            x, target = split(given, self.target)
-        except (TypeError, ValueError) as error:
-            allowed = f"is {form(given)}, {error}; allowed: samples and targets that are tensors or arrays"
-            raise DataError("what the DataLoader gives", allowed, index) from None
-        rows = len(leaves(x)[0]) if leaves(x)[0].dim() else 0
-        if not has_rows((x, target), rows) or not 1 <= rows <= self.batch_size:
-            allowed = f"is {form((x, target))}; allowed: 1 to {self.batch_size} rows, as many of each"
-            raise DataError("what the DataLoader gives", allowed, index)
+        x, target = taken_apart(given, self.target, index, self.batch_size)
+        rows = len(target)
         try:
             with seeded(self.seed, LOADING, index):
                 self._check(x, target, torch.arange(rows))
@@ -146,7 +148,7 @@ class IteratedStream(Batches):
         # the traceback of what they raised may keep the iterator
         getattr(self._iterator, "_shutdown_workers", _nothing)()
         self._iterator = None
-        for generator, state in zip(_generators(self._loader), self._generators, strict=True):
+        for generator, state in zip(generators_of(self._loader), self._generators, strict=True):
             generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -159,57 +161,3 @@ _END = object()
 
 def _nothing() -> None:
     """What there is to end where no process loads."""
-
-
-def _own(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """A copy whose workers are new in each pass: those that persist draw other numbers than those of a run that goes on.
-
-    They are started as this process would start them, whose own way may be another's.
-    """
-    own = copy.copy(loader)
-    own.__dict__.update(persistent_workers=False, _iterator=None)
-    if own.num_workers and own.multiprocessing_context is None:
-        own.multiprocessing_context = multiprocessing.get_context(multiprocessing.get_start_method())
-    return own
-
-
-def _in_process(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """A copy that loads in this process."""
-    own = copy.copy(loader)
-    own.num_workers, own.timeout, own.pin_memory = 0, 0, False
-    return own
-
-
-def _generators(loader: DataLoader[Any]) -> list[torch.Generator]:
-    """The user's own, each once."""
-    holders = (loader, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
-    found = [getattr(holder, "generator", None) for holder in holders]
-    return list({id(generator): generator for generator in found if isinstance(generator, torch.Generator)}.values())
-
-
-def batches_of(loader: DataLoader[Any]) -> int | None:
-    """Batches of a pass, where they are known."""
-    try:
-        return len(loader)
-    except (TypeError, NotImplementedError):
-        return None
-
-
-def samples_of(loader: DataLoader[Any]) -> int | None:
-    """Samples of a pass, where they are known."""
-    try:
-        return len(loader.dataset if isinstance(loader.dataset, IterableDataset) else loader.sampler)  # type: ignore[arg-type]
-    except (TypeError, NotImplementedError):
-        return None
-
-
-@contextmanager
-def _named(index: int) -> Iterator[None]:
-    """What is raised is raised by the data set, in this batch."""
-    try:
-        yield
-    except Exception as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        in_worker = bool(lines) and lines[0].startswith("Caught ") and len(lines) > 1
-        problem = f"raised {lines[-1].strip()}" if in_worker else raised(error)
-        raise DataError("the DataLoader", problem, index) from error

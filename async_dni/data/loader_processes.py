@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..learning.batch import Batch
+from .brought.loaders import GONE, deaths_unheard, is_death
 from .brought.parts import each
 from .samples import DataError
 
@@ -88,13 +89,19 @@ class LoaderProcesses:
                 worker_init_fn=start,
                 prefetch_factor=AHEAD,
             )
-            self._iterator: Any = iter(loader)
+            with deaths_unheard():
+                self._iterator: Any = iter(loader)
         self._next = indices.start
 
     def take(self, index: int) -> Batch:
         """The next batch, which is that of `index`. Raises `DataError`."""
         assert index == self._next, "batches are taken in order"
-        loaded = next(self._iterator)
+        try:
+            loaded = next(self._iterator)
+        except Exception as error:
+            if not is_death(error, self._iterator):
+                raise
+            raise DataError("a batch", GONE, index) from error
         self._next += 1
         if isinstance(loaded, _Failure):
             raise loaded.error()

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..foundation.arguments import call
 from ..foundation.error import ConfigError
 from ..foundation.reference import load
+from .brought.forms import are_sets
 from .brought.parts import form
 
 
@@ -27,6 +28,10 @@ def make_own(named: str, make: Callable[..., Any], arguments: Mapping[str, Any])
     allowed = "allowed: a training set, or a pair (training set, evaluation set)"
     if made is None:
         raise ConfigError("data", named, f"it gives None; {allowed}")
+    if are_sets(made):
+        if isinstance(made, Mapping):
+            raise ConfigError("data", named, f"it gives {form(made)}; {allowed}")
+        made = tuple(made)
     if not isinstance(made, tuple) or _is_sequence_of_tensors(made):
         return made, None
     if len(made) != 2 or made[0] is None:

@@ -42,6 +42,7 @@ class BatchStream(Batches):
         self.dataset, self.batch_size, self.steps, self.seed = self.source.dataset, batch_size, steps, seed
         self.samples = len(self.source)
         self.steps_per_epoch = -(-self.samples // batch_size)
+        self.smallest = batch_size if steps < self.steps_per_epoch else self.samples % batch_size or batch_size
         self.augment, self.loader_workers = augment, loader_workers
         self._check = None  # what is in memory is checked by `allow`
         if self.source.in_memory is None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 
+from ..learning.random_state import RandomState
 from ..record.run import Run
 from ..record.telemetry import record_all
 from ..runtime.machine.device import threads_per_worker
@@ -19,13 +18,13 @@ from .trained import Trained
 
 def train_in_process(job: Job, prepared: Prepared, plan: Plan, run: Run, interruption: Interruption) -> Trained:
     """Train to the end of the stream, or to an early one. Raises `DivergenceError`."""
-    before = torch.get_num_threads()
+    threads, states = torch.get_num_threads(), RandomState.capture()
     torch.set_num_threads(threads_per_worker(job.config))
     try:
-        with torch.random.fork_rng(devices=[]):
-            return _drive(job, prepared, plan, run, interruption)
+        return _drive(job, prepared, plan, run, interruption)
     finally:
-        torch.set_num_threads(before)
+        states.restore()
+        torch.set_num_threads(threads)
 
 
 def _drive(job: Job, prepared: Prepared, plan: Plan, run: Run, interruption: Interruption) -> Trained:
@@ -38,7 +37,8 @@ def _drive(job: Job, prepared: Prepared, plan: Plan, run: Run, interruption: Int
     def before_batch(step: int) -> bool:
         interruption.check()
         if (is_full := prepared.schedule.cut_after(step)) is not None:
-            run.on_cut(step, copy.deepcopy(serial.states() if is_full else serial.layers()), is_full, False)
+            run.on_cut(step, serial.states() if is_full else serial.layers(), is_full, False)
+            run.wait()  # random states are the process's, and an early end is to come after this very step
         return not interruption.is_ending
 
     run.on_start()
@@ -49,4 +49,5 @@ def _drive(job: Job, prepared: Prepared, plan: Plan, run: Run, interruption: Int
         finally:
             prepared.stream.close()
     run.on_cut(step, serial.states(), True, True)
+    run.wait()
     return Trained(serial.totals(), [[] for _ in stages])

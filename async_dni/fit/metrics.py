@@ -72,7 +72,8 @@ def _higher_is_better(name: str, metric: Any) -> bool:
     higher = getattr(metric, "higher_is_better", None)  # as metrics of torchmetrics have it
     if not isinstance(higher, bool):
         allowed = (
-            "it does not say what is better; allowed: one with an attribute higher_is_better that is True or False"
+            "it does not say what is better; allowed: one with an attribute higher_is_better that is True or False "
+            f"(of a function, {name}.higher_is_better = True)"
         )
         raise ConfigError("early_stopping_metric", name, allowed)
     return higher

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from ..config import TrainerConfig
 from ..data.batches import Batches
 from ..data.samples import refused
-from ..data.source import Source
 from ..foundation.error import ConfigError
 from ..learning.autocast import autocast
 from ..learning.structure import mapped
@@ -34,7 +34,7 @@ class Prepared:
 
     model: nn.Sequential  # the user's, or, where that has lazy parameters, a copy that a batch went through
     stream: Batches
-    eval_set: Source | None
+    eval_set: Dataset | None
     trial: Trial
     run_dir: RunDir | None
     identity: dict[str, Any]  # what this run and one that goes on from it must share

@@ -7,18 +7,20 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..config import TrainerConfig
 from ..data.augment import Augment
 from ..data.batches import Batches
-from ..data.brought.forms import as_source, loader_of
+from ..data.brought.forms import as_source, is_iterable, loader_of
+from ..data.brought.loaders import ANY_SIZE, batches_of, largest_of
 from ..data.brought.parts import leaves
-from ..data.iterated_stream import IteratedStream, batches_of
+from ..data.iterated_stream import IteratedStream
+from ..data.one_pass import OnePass
 from ..data.samples import refused
-from ..data.source import Source
 from ..data.stream import BatchStream
 from ..foundation.error import ConfigError
+from ..record.evaluator import MOST_SAMPLES
 from .job import Job
 
 ITERATED = (
@@ -40,14 +42,10 @@ def sized(job: Job, train_set: object) -> Job:
 
 def _batch_size(config: TrainerConfig, loader: DataLoader[Any]) -> int:
     """Rows of the largest batch."""
-    known = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
-    if isinstance(known, int) and known >= 1:
-        return known
-    if loader.batch_sampler is not None:
-        return max((len(batch) for batch in loader.batch_sampler), default=1)
-    any_size = 2**62  # batches come ready from the data set
+    if (largest := largest_of(loader, config.seed)) is not None:
+        return largest
     with refused("train_set"):
-        first = IteratedStream(loader, loader, any_size, 1, config.seed, config.target)[0]
+        first = IteratedStream(loader, loader, ANY_SIZE, 1, config.seed, config.target)[0]
     return len(leaves(first.x)[0])
 
 
@@ -68,7 +66,9 @@ def make_stream(job: Job, train_set: object, epochs: int | None, steps: int | No
         raise ConfigError("batch_size", size, f"the data set has {samples} samples; allowed: 1 to {samples}")
     length = steps if steps is not None else (epochs or 0) * -(-samples // size)
     augment = Augment.of(config.augment, source.dataset)
-    return BatchStream(source, size, length, config.seed, augment, config.loader_workers)
+    # in this process: processes forked from one that has computed with several threads would wait for those for ever
+    loaders = 0 if config.serial else config.loader_workers
+    return BatchStream(source, size, length, config.seed, augment, loaders)
 
 
 def _iterated(
@@ -92,10 +92,13 @@ def _iterated(
     return IteratedStream(loader, train_set, config.batch_size, length, config.seed, config.target, dtype, augment)
 
 
-def make_eval_set(job: Job, eval_set: object | None) -> Source | None:
+def make_eval_set(job: Job, eval_set: object | None) -> Dataset | None:
     """What the network is evaluated on. Raises `ConfigError`."""
     if eval_set is None:
         return None
+    loader = loader_of(eval_set, min(MOST_SAMPLES, job.config.batch_size))
+    if loader is not None and is_iterable(eval_set):
+        return OnePass(loader, job.config.target, dtype_of(job.model))
     return as_source(eval_set, "eval_set", job.config.target, dtype_of(job.model), job.config.seed)
 
 

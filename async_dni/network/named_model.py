@@ -48,7 +48,8 @@ def make_named(
     if isinstance(maker, ModelSpec):
         return _make_reference(maker, flags, arguments, offered)
     given = {**{flag: value for flag, value in flags.items() if value is not None}, **arguments}
-    made = call("model", name, maker, given, offered)
+    with _as_flag(flags):
+        made = call("model", name, maker, given, offered)
     if not isinstance(made, nn.Module):
         raise ConfigError("model", name, f"it gives {type(made).__name__}; allowed: an nn.Module")
     return made
@@ -80,3 +81,15 @@ def _as_argument(arguments: Mapping[str, Any]) -> Iterator[None]:
             raise
         given = f"{error.setting}={arguments[error.setting]}"
         raise ConfigError("model_arg", given, error.allowed) from None
+
+
+@contextmanager
+def _as_flag(flags: Mapping[str, Any]) -> Iterator[None]:
+    """An argument that is refused is named as it was given, where it was by a flag of its own."""
+    try:
+        yield
+    except ConfigError as error:
+        for flag, value in flags.items():
+            if value is not None and (error.setting, error.given) == ("model_arg", f"{flag}={value}"):
+                raise ConfigError(flag, value, error.allowed) from None
+        raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -13,14 +14,16 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from ..data.batch_check import Labels
-from ..data.batches import Batches
-from ..data.samples import get_batch, refused
+from ..data.batches import EVALUATING, Batches
+from ..data.one_pass import first_sample
+from ..data.samples import refused
 from ..data.stream import check_in_memory
 from ..foundation.error import ConfigError, reason
 from ..learning.batch import Batch
 from ..learning.blocks import copy_of
 from ..learning.condition import Condition, OwnCondition, condition_of
 from ..learning.methods import Loss, MethodSpec
+from ..learning.random_state import seeded
 from ..learning.stage import OptimizerFactory
 from ..learning.structure import Output
 from .outputs import block_outputs, copied_whole
@@ -67,7 +70,8 @@ def try_out(
         stream.allow(labels, first)
     _check_loss(loss_fn, output, first.target)
     if eval_set is not None:
-        _check_eval_set(eval_set, network, loss_fn, labels)
+        with seeded(stream.seed, EVALUATING, 0):
+            _check_eval_set(eval_set, network, loss_fn, labels)
     return Trial(first, outputs, condition)
 
 
@@ -96,7 +100,11 @@ def _condition(
 
 def _check_loss(loss_fn: Loss, output: Tensor, target: Tensor) -> None:
     """Raise `ConfigError` unless the loss of a batch is a mean over it, one number with a gradient."""
-    name = type(loss_fn).__name__ if isinstance(loss_fn, nn.Module) else getattr(loss_fn, "__name__", "the loss")
+    name = type(loss_fn).__name__ if isinstance(loss_fn, nn.Module) else getattr(loss_fn, "__name__", str(loss_fn))
+    if isinstance(loss_fn, type):
+        raise ConfigError("loss_fn", name, f"it is a class; allowed: an object of it, {name}()")
+    if not callable(loss_fn):
+        raise ConfigError("loss_fn", name, "allowed: a function of outputs and targets, such as nn.MSELoss()")
     given = f"outputs {list(output.shape)} {output.dtype} and targets {list(target.shape)} {target.dtype}"
     try:
         with warnings.catch_warnings():
@@ -106,7 +114,8 @@ def _check_loss(loss_fn: Loss, output: Tensor, target: Tensor) -> None:
         allowed = "it would hold every output against every target; allowed: outputs and targets of one shape"
         raise ConfigError("loss_fn", name, f"{given}: {allowed}") from None
     except Exception as error:
-        raise ConfigError("loss_fn", name, f"it does not take {given} ({reason(error)})") from error
+        allowed = f"; allowed: {other}" if (other := _instead_of_booleans(loss_fn, output, target)) else ""
+        raise ConfigError("loss_fn", name, f"it does not take {given} ({reason(error)}){allowed}") from error
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
         found = f"{list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         allowed = "allowed: a mean over the batch, one number, that has a gradient"
@@ -114,6 +123,16 @@ def _check_loss(loss_fn: Loss, output: Tensor, target: Tensor) -> None:
     if is_sum(loss_fn, output.detach(), target, float(loss.detach())):
         found = "it is a sum over the batch: twice the batch, twice the loss"
         raise ConfigError("loss_fn", name, f"{found}; allowed: a mean, such as reduction='mean'")
+
+
+def _instead_of_booleans(loss_fn: Loss, output: Tensor, target: Tensor) -> str | None:
+    """Which targets a loss takes that does not take booleans."""
+    for dtype, words in ((output.dtype, "targets that are floats"), (torch.int64, "targets that are integers")):
+        with suppress(Exception), torch.no_grad():
+            if target.dtype == torch.bool:
+                loss_fn(output, target.to(dtype))
+                return words
+    return None
 
 
 def is_sum(loss_fn: Loss, output: Tensor, target: Tensor, loss: float) -> bool:
@@ -129,11 +148,11 @@ def is_sum(loss_fn: Loss, output: Tensor, target: Tensor, loss: float) -> bool:
 def _check_eval_set(eval_set: Dataset, network: nn.Sequential, loss_fn: Loss, labels: Labels | None) -> None:
     with refused("eval_set"):
         check_in_memory(eval_set, labels)
-        x, target = get_batch(eval_set, torch.arange(1))
+        indices, x, target = first_sample(eval_set)
         if labels is not None:
-            labels.check(target, torch.arange(1))
+            labels.check(target, indices)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad():
             loss_fn(network.eval()(x), target)
     except Exception as error:
         given = f"samples {list(x.shape[1:])} {x.dtype}"
@@ -187,8 +206,7 @@ def check_one_row(stream: Batches, run: nn.Module, *inputs: object) -> None:
 
     `inputs`: examples of a module's inputs for one sample. The module, and random numbers, are left as they were.
     """
-    last = (stream.samples or 0) % stream.batch_size == 1 and stream.steps >= stream.steps_per_epoch
-    if not last and stream.batch_size > 1:
+    if stream.smallest > 1:
         return
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -197,6 +215,8 @@ def check_one_row(stream: Batches, run: nn.Module, *inputs: object) -> None:
         takes = f"a layer does not take a batch of one sample ({reason(error)})"
         if "more than 1 value per channel" in str(error):
             takes = "batch norm needs two samples"
-        which = f", and the last of {stream.samples} would be a batch of its own" * (stream.batch_size > 1)
+        is_last = (stream.samples or 0) % stream.batch_size == 1
+        which = f"the last of {stream.samples} would be a batch of its own" if is_last else "there is a batch of one"
+        which = f", and {which}" * (stream.batch_size > 1)
         allowed = "at least 2" if stream.batch_size == 1 else "a size that leaves none or more than one"
         raise ConfigError("batch_size", stream.batch_size, f"{takes}{which}; allowed: {allowed}") from error

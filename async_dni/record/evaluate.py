@@ -8,7 +8,9 @@ are functions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from typing import Any
 
 import torch
@@ -16,9 +18,11 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..data.batch_check import Labels
-from ..data.samples import get_batch
+from ..data.batches import EVALUATING
+from ..data.one_pass import in_batches
 from ..learning.methods import Loss
 from ..learning.metrics import Metric, MetricFunction
+from ..learning.random_state import seeded
 from .scores.collected import Collected, as_number
 from .scores.confusion import Confusion
 from .scores.loss import StreamedLoss, ignored_label
@@ -97,17 +101,23 @@ def score(
     metrics: Mapping[str, Metric | MetricFunction],
     *,
     batch_size: int = 1000,
+    seed: int = 0,
     before_batch: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Loss, error and metrics of a network on a data set; errors as of `evaluate`."""
+    """Loss, error and metrics of a network on a data set; errors as of `evaluate`.
+
+    What is drawn (random augmentation, say) depends on the seed and the batch alone; random states are left as they were.
+    """
     model.eval()
-    samples: int = len(dataset)  # type: ignore[arg-type]
     tally = _Tally(loss_fn, metrics)
-    with torch.no_grad():
-        for indices in torch.arange(samples).split(batch_size):
+    with torch.no_grad(), closing(in_batches(dataset, batch_size)) as batches:
+        for number in count():
             before_batch()
-            x, target = get_batch(dataset, indices)
-            output = model(x)
+            with seeded(seed, EVALUATING, number):
+                if (taken := next(batches, None)) is None:
+                    break
+                indices, x, target = taken
+                output = model(x)
             if labels := Labels.of(loss_fn, output, target):
                 labels.check(target, indices)
             tally.add(output, target)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,6 +91,10 @@ class Run:
         seconds = self._wall_seconds + time.monotonic() - self._began
         self._futures.append(self._executor.submit(self._handle, step, states, is_full, is_final, seconds))
 
+    def wait(self) -> None:
+        """Until the cuts so far are evaluated and written. What one of them raised is raised by `result`."""
+        wait(self._futures)
+
     def on_failure(self, step: int, states: list[dict[str, Any]]) -> None:
         """Keep the stages' states after about `step` batches, of a run that failed, as a checkpoint."""
         if self.run_dir is not None:
@@ -113,8 +117,13 @@ class Run:
         if is_final:
             self._final = step, model, averaged
         if self.evaluator is not None and (is_final or (self.eval_every and step % self.eval_every == 0)):
-            with self.problems.of_evaluation(step):
-                self._keep(self.evaluator.evaluate(step, wall_seconds, averaged or model))
+            self._evaluate(self.evaluator, step, wall_seconds, averaged or model)
+
+    def _evaluate(self, evaluator: Evaluator, step: int, wall_seconds: float, state: dict[str, Tensor]) -> None:
+        if self.history and self.history[-1].step == step and evaluator.is_of(state):
+            return  # a run that was ended by its last evaluation, before another batch
+        with self.problems.of_evaluation(step):
+            self._keep(evaluator.evaluate(step, wall_seconds, state))
 
     def _keep(self, evaluation: Evaluation) -> None:
         self.history.append(evaluation)

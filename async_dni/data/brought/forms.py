@@ -24,6 +24,7 @@ from ..batches import ITERATING
 from ..samples import is_tensors
 from ..source import Source
 from .arrays import Arrays, Column, as_column
+from .loaders import batches_of, generators_kept
 from .parts import form, leaves, target_name
 
 ALLOWED = (
@@ -31,14 +32,15 @@ ALLOWED = (
     "(samples, targets), or a dictionary of them"
 )
 
+MOST_PASSES = 100  # over a data set, by a sampler that does not say how many samples it takes
+
+MOST_SETS = 8  # that are looked at
+
 
 def as_source(data: object, setting: str, target: str | None, dtype: torch.dtype | None, seed: int) -> Source:
-    """Data whose samples have indices. Raises `ConfigError` for what is none, or empty."""
-    if isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset):
+    """Data whose samples have indices (`is_iterable` says no). Raises `ConfigError` for what is none, or empty."""
+    if isinstance(data, DataLoader):
         return _of_loader(data, setting, target, dtype, seed)
-    if isinstance(data, DataLoader | IterableDataset):
-        allowed = "it is iterable, and has no sample by its index; allowed: a data set with a length, or a list of its samples"
-        raise ConfigError(setting, form(data), allowed)
     return Source(as_dataset(data, setting, target), target, dtype=dtype)
 
 
@@ -46,23 +48,37 @@ def _of_loader(
     loader: DataLoader[Any], setting: str, target: str | None, dtype: torch.dtype | None, seed: int
 ) -> Source:
     """Its data set, in the order and of the samples that its sampler gives, by its `collate_fn`."""
-    if loader.batch_sampler is None:
-        allowed = "it makes no batches (batch_size=None); allowed: one that does, or a data set"
-        raise ConfigError(setting, "DataLoader", allowed)
     collate = None if loader.collate_fn is default_collate else loader.collate_fn
     batches, rows = loader.batch_sampler, None
     is_plain = type(batches) is BatchSampler and not batches.drop_last
     if not is_plain or not isinstance(loader.sampler, SequentialSampler):
-        with seeded(seed, ITERATING):
-            rows = torch.tensor([int(index) for batch in batches for index in batch], dtype=torch.int64)
+        with generators_kept(loader), seeded(seed, ITERATING):
+            rows = torch.tensor(_indices(loader, setting), dtype=torch.int64)
     source = Source(loader.dataset, target, collate, rows, dtype)
     if not len(source):
         raise ConfigError(setting, "no samples", "allowed: at least one")
     return source
 
 
+def _indices(loader: DataLoader[Any], setting: str) -> list[int]:
+    """Those of a pass of its sampler."""
+    most = None if batches_of(loader) is not None else MOST_PASSES * len(loader.dataset)  # type: ignore[arg-type]
+    indices: list[int] = []
+    for batch in loader.batch_sampler or ():
+        indices += map(int, batch)
+        if most is not None and len(indices) > most:
+            raise ConfigError(setting, "a batch sampler without an end", "allowed: one that ends")
+    return indices
+
+
 def as_dataset(data: object, setting: str = "train_set", target: str | None = None) -> Dataset:
     """A data set; tensors and arrays as one. Raises `ConfigError` for what is neither, or empty."""
+    if isinstance(data, Tensor | np.ndarray):
+        raise ConfigError(setting, form(data), "these are samples, or targets; allowed: a pair of both")
+    if isinstance(data, str | bytes):
+        raise ConfigError(setting, f"the text {data!r}", ALLOWED)
+    if are_sets(data):
+        raise ConfigError(setting, form(data), "these are data sets; allowed: one")
     columns = _of_columns(data, setting, target)
     made: Any = data if columns is None else columns
     if isinstance(made, tuple | Mapping) or not (hasattr(made, "__len__") and hasattr(made, "__getitem__")):
@@ -70,6 +86,12 @@ def as_dataset(data: object, setting: str = "train_set", target: str | None = No
     if not len(made):
         raise ConfigError(setting, "no samples", "allowed: at least one")
     return made  # a list of pairs is a data set too
+
+
+def are_sets(data: object) -> bool:
+    """Whether this is a list, a tuple or a dictionary of data sets."""
+    parts = list(data.values()) if isinstance(data, Mapping) else data if isinstance(data, tuple | list) else []
+    return bool(parts) and all(isinstance(part, Dataset | DataLoader) for part in parts[:MOST_SETS])
 
 
 def _of_columns(data: object, setting: str, target: str | None) -> Dataset | None:
@@ -130,6 +152,13 @@ def _columns(x: Any) -> Any:
     if isinstance(x, Mapping):
         return {str(name): as_column(part) for name, part in x.items()}
     return tuple(map(as_column, x)) if isinstance(x, tuple) else as_column(x)
+
+
+def is_iterable(data: object) -> bool:
+    """Whether these are batches or samples that come as they come, and have no indices."""
+    if isinstance(data, DataLoader):
+        return isinstance(data.dataset, IterableDataset) or data.batch_sampler is None
+    return isinstance(data, IterableDataset)
 
 
 def loader_of(data: object, batch_size: int) -> DataLoader[Any] | None:

@@ -119,7 +119,8 @@ class Stage:
         self.output = together([part.detach() for part in h], layout_of(out))
         self.pending[batch.index] = Pending(list(filter(carries, x)), list(filter(carries, h)), batch.target)
         try:
-            check_output(self.module, batch.x, self.output)
+            again = matmul_precision(self.precision, device), autocast(self.half, device)
+            check_output(self.module, batch.x, self.output, *again)
         except DivergenceError:
             for buffer, before in zip(self._buffers, buffers, strict=True):
                 buffer.data.copy_(before)  # past autograd, whose graphs keep it, and have no use for it

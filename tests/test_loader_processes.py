@@ -87,6 +87,24 @@ def test_a_run_with_a_lag_is_the_same_for_any_number_of_loaders() -> None:
         assert all(map(torch.equal, trained(loader_workers=workers), expected))
 
 
+class Counting(Noisy):
+    """Counts the samples that are loaded in this process."""
+
+    loaded = 0
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.loaded += 1
+        return super().__getitem__(index)
+
+
+def test_in_one_process_batches_are_loaded_by_it() -> None:
+    # loaders, which were forked after this process had computed with two threads, hung
+    data = Counting()
+    settings = {"serial": True, "batch_size": 10, "loader_workers": 2, "threads_per_worker": 2}
+    Trainer(mlp(6, 8, 2), workers=2, split=(1,), **settings).fit(data, steps=12)
+    assert data.loaded >= 120
+
+
 def test_a_run_names_the_bad_sample() -> None:
     trainer = Trainer(mlp(6, 8, 2), workers=2, batch_size=10, loader_workers=2, split=(1,))
     bad = int(BatchStream(Noisy(), 10, 4, seed=0).indices(3)[0])

@@ -68,7 +68,9 @@ def make_stream(job: Job, train_set: object, epochs: int | None, steps: int | No
         raise ConfigError("batch_size", size, f"the data set has {samples} samples; allowed: 1 to {samples}")
     length = steps if steps is not None else (epochs or 0) * -(-samples // size)
     augment = Augment.of(config.augment, source.dataset)
-    return BatchStream(source, size, length, config.seed, augment, config.loader_workers)
+    # a process that has computed with several threads can't be forked to compute
+    loaders = 0 if config.serial else config.loader_workers
+    return BatchStream(source, size, length, config.seed, augment, loaders)
 
 
 def _iterated(

@@ -135,6 +135,19 @@ def test_scale_grows_after_many_finite_gradients_and_halves_at_one_that_is_not()
     assert other.state_dict() == {"scale": FIRST, "finite": 0}
 
 
+def test_no_scale_helps_a_gradient_that_is_never_finite() -> None:
+    # the scale was halved to 0, and divided by
+    scale = LossScale()
+    for power in range(16, -16, -1):
+        with pytest.raises(Float16OverflowError):
+            scale.unscale([torch.tensor([torch.nan])])
+        assert scale.scale == 2.0 ** (power - 1)
+    with pytest.raises(DivergenceError, match="a gradient is not finite, in float16 with a scale of") as caught:
+        scale.unscale([torch.tensor([torch.nan])])
+    assert not isinstance(caught.value, Float16OverflowError)
+    assert scale.scale == FIRST
+
+
 def test_widened() -> None:
     half, whole, label = torch.ones(1, dtype=torch.bfloat16), torch.ones(1, dtype=torch.float64), torch.ones(1).long()
     found = widened({"a": [half, whole], "b": (label,), "c": None})

@@ -289,6 +289,10 @@ def twice(module: nn.Module) -> list[dict[str, Any]]:
     return [{"params": list(module.parameters())}] * 2
 
 
+def of_adam_only(optimizer: Optimizer) -> LRScheduler:
+    return StepLR(optimizer, step_size=2, gamma=optimizer.defaults["betas"][0])
+
+
 REFUSED = {
     "plateau": (
         {"scheduler": ReduceLROnPlateau},
@@ -327,6 +331,10 @@ REFUSED = {
     "others": (
         {"param_groups": others},
         "param_groups: got others; it gives what is no parameter of the stage with blocks 0",
+    ),
+    "for layers only": (
+        {"method": "cdni", "scheduler": of_adam_only},
+        "scheduler: got of_adam_only; the synthesizer's rate of the stage with blocks 0 can't go with it (KeyError: ",
     ),
     "twice": (
         {"param_groups": twice},

@@ -391,6 +391,8 @@ def test_launch_refuses_what_does_not_fit_the_run(tmp_path: Path, capsys: pytest
         capsys, *resume
     )
     assert "its run had seed 0, this one has 1" in one_sentence(capsys, *resume, "--seed", "1", "--steps", "5")
+    changed = ("--autocast", "bfloat16", "--steps", "5")
+    assert "its run had autocast None, this one has bfloat16" in one_sentence(capsys, *resume, *changed)
     assert "it is of another network" in one_sentence(capsys, *resume, "--width", "17", "--steps", "5")
     assert "goes on in its own directory" in one_sentence(capsys, *resume, "--run-dir", str(tmp_path / "new"))
     for checkpoint in (run / "checkpoints").iterdir():

@@ -105,6 +105,7 @@ def _identity(job: Job, model: nn.Sequential, stream: Batches, trial: Trial) -> 
         "synthesizer": config.synthesizer,
         "synthesizer_hidden": list(config.hidden) if job.method.synthesizer else None,
         "synthesizer_every": config.synthesizer_every,
+        "autocast": config.autocast,  # what is under way between the stages has its type
     }
 
 

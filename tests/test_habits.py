@@ -277,6 +277,13 @@ def test_a_step_whose_last_batch_never_came_is_made_before_the_next() -> None:
     assert layer.weight.item() == -12
 
 
+@pytest.mark.parametrize("serial", [True, False], ids=["serial", "workers"])
+def test_updates_that_are_counted_are_steps(serial: bool, small_mnist: tuple) -> None:
+    settings = {"batch_size": SIZE, "accumulate": 4, "serial": serial, "lag": 1}
+    workers = Trainer(seeded_fcn(3), workers=2, **settings).fit(small_mnist[0], steps=10).summary["workers"]
+    assert [worker["updates"] for worker in workers] == [3, 3]
+
+
 def loses_some(module: nn.Module) -> list[dict[str, Any]]:
     return [{"params": [weight for weight in module.parameters() if weight.dim() > 1]}]
 

@@ -47,6 +47,7 @@ class Updater:
         self._sums: dict[str, Tensor] = {}  # of the gradients of the group's batches
         self._batches = 0  # of the group, so far
         self._newest = -1  # of those
+        self.made = 0  # steps, by this object: of no state
 
     def before_forward(self, index: int) -> bool:
         """A batch is begun: make the step of a group before it that was not made; returns whether there was one."""
@@ -106,6 +107,7 @@ class Updater:
         self._step(self._newest)
 
     def _step(self, index: int) -> None:
+        self.made += 1
         if self.optimizer is not None:
             if self._rates is not None:
                 self._rates.at(index)

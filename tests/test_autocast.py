@@ -239,3 +239,19 @@ def test_an_output_that_is_not_finite_is_told_by_its_block(half: str) -> None:
 def test_an_output_that_is_not_finite_is_passed_over_in_workers() -> None:
     workers = fit_spikes("bfloat16", on_divergence="skip").summary["workers"]
     assert [(worker["updates"], worker["skipped"]) for worker in workers] == [(8, 1)] * 3
+
+
+class Halved(nn.Module):
+    """What follows takes its output under autocast alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(torch.bfloat16)
+
+
+@pytest.mark.parametrize(("method", "size"), [("backprop", 19), ("cdni", 20), ("delayed", 20)])
+def test_a_network_that_runs_under_autocast_alone_is_tried_out_under_it(method: str, size: int) -> None:
+    # with 19, the last of 39 samples is tried as a batch of its own
+    model = nn.Sequential(nn.Linear(8, 16), Halved(), nn.Linear(16, 3))
+    data = torch.randn(39, 8), torch.arange(39) % 3
+    settings = {"workers": 2, "serial": True, "autocast": "bfloat16"}
+    assert Trainer(model, method=method, batch_size=size, **settings).fit(data, steps=3).summary["steps"] == 3

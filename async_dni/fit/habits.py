@@ -18,7 +18,7 @@ from ..foundation.error import ConfigError, reason
 from ..learning.schedules import SCHEDULES, SchedulerFactory
 from ..learning.stage import StageSpec
 from ..learning.updates.habits import Habits
-from ..learning.updates.rates import FollowingRates
+from ..learning.updates.rates import FollowingRates, Rates
 from .job import Job
 
 
@@ -35,6 +35,27 @@ def make_habits(job: Job, steps: int) -> list[Habits]:
         autocast=config.autocast,
     )
     return [dataclasses.replace(common, lr=lr) for lr in config.stage_lr or [None] * config.workers]
+
+
+def changed_schedule(job: Job, start: int, steps: int, planned: int | None) -> str | None:
+    """A sentence where a run that goes on from batch `start` has another rate there than it had planned: a named schedule
+    goes by the number of steps in all, which was `planned`."""
+    if planned is None or planned <= job.config.warmup or job.scheduler is not None:
+        return None
+    rates = [_rate_at(_scheduler(job, length), start) for length in (planned, steps)]
+    if rates[0] == rates[1]:
+        return None
+    name = job.config.lr_schedule
+    return f"the learning rate jumps: the schedule {name} is that of {steps} steps now, and was that of {planned}"
+
+
+def _rate_at(scheduler: SchedulerFactory | None, index: int) -> float:
+    """What the rate of a batch is multiplied by."""
+    if scheduler is None:
+        return 1.0
+    rates = Rates(SGD([nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9), scheduler)
+    rates.at(index)
+    return rates.factor
 
 
 def _scheduler(job: Job, steps: int) -> SchedulerFactory | None:

@@ -59,10 +59,11 @@ class Stage:
     Gradients go upstream, where there are `gradients` between stages, for every `synthesizer_every`-th batch: for the
     others, none is computed, sent or learnt from.
     `clip_grad_norm`: the largest norm of the layers' gradients, all of the stage's taken as one vector; larger ones (of
-    several batches that are stepped on together, their mean) are scaled down to it, and, where they came of a prediction, so is the ∂/∂x that goes upstream: a prediction that runs
-    away stays in its stage, if that has weights to go by. `checks_gradients`: whether an update is refused where they
-    are not finite. `updater`: makes the steps. `half`: the precision of autocast, `output_dtypes` what comes out of it.
-    `precision`: of the layers' products (`precision.py`).
+    several batches that are stepped on together, their mean) are scaled down to it, and, where they came of a
+    prediction, so is the ∂/∂x that goes upstream: a prediction that runs away stays in its stage, if that has weights
+    to go by. `checks_gradients`: whether an update is refused where they are not finite. `updater`: makes the steps.
+    `half`: the precision of autocast, `output_dtypes` what comes out of it. `precision`: of the layers' products
+    (`precision.py`).
     `forward`, `update` and `learn` raise `DivergenceError` for numbers that are not finite. After `forward` has, the
     batch is pending all the same; with `checks_gradients` buffers (a batch norm's statistics) are as before.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from .data.sets import DATASETS
 from .foundation.arguments import arguments, read_arguments, split_arguments
 from .foundation.error import ConfigError
 from .foundation.option import MOST_UNITS, Checked, number, one_of, option, path, whole, words
-from .foundation.reference import reference, registered_or_reference
+from .foundation.reference import reference, registered_or_reference, resolved
 from .network.models import MODELS
 from .network.named_model import check_settings
 
@@ -99,6 +100,13 @@ class ExperimentConfig(Checked):
                 if getattr(self, name) is not None:
                     raise ConfigError(name, getattr(self, name), f"give it or --data, not both (--data is {self.data})")
         check_settings(self.model, self.model_flags, self.model_arguments)
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """What config.json keeps: a run may be resumed from another directory."""
+        data_dir = None if self.data_dir is None else self.data_dir.resolve()
+        files = {"model": resolved(self.model), "data": resolved(self.data), "data_dir": data_dir}
+        return {**dataclasses.asdict(self), **files}
 
     @property
     def data_settings(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -90,7 +89,7 @@ def _fit(
         epochs=experiment.epochs or (10 if experiment.steps is None else None),
         steps=experiment.steps,
         eval_set=test_set,
-        settings=dataclasses.asdict(experiment),
+        settings=experiment.stored,
         runs=Path("runs"),
         interruption=interruption,
     )

@@ -30,7 +30,8 @@ from .learning.stage import OptimizerFactory, StageSpec
 from .learning.updates.habits import ParamGroups
 from .network.partition import check_partition
 from .network.split import split
-from .record.callback import Callback
+from .record.callback import Callback, checked_callbacks
+from .record.checkpoint import load_checkpoint, newest_checkpoint
 from .record.progress import Progress
 from .record.result import TrainResult
 from .runtime.machine.device import assign_devices
@@ -69,7 +70,7 @@ class Trainer:
         synthesizer: OwnSynthesizer | str | None = None,
         condition: OwnCondition | None = None,
         metrics: Mapping[str, Metric | MetricFunction] | Sequence[str] | None = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] | Callback = (),
         scheduler: SchedulerFactory | None = None,
         param_groups: ParamGroups | None = None,
         progress: Progress | None = None,
@@ -90,14 +91,12 @@ class Trainer:
         if self.config.split_points is not None:
             model = split(model, self.config.split_points)
         network = check_partition(model, self.config.workers, self.config.split)
-        for callback in callbacks:
-            if not isinstance(callback, Callback):
-                raise ConfigError("callbacks", type(callback).__name__, "allowed: objects of subclasses of Callback")
+        self.callbacks = checked_callbacks(callbacks)
         devices = assign_devices(self.config.device_map, self.config.workers)
         self.devices = ["cpu"] * len(devices) if self.config.serial else devices
         self.model, self.optimizer, self.loss_fn = network, optimizer, loss_fn or nn.CrossEntropyLoss()
         self.synthesizer, self.condition, self.progress = synthesizer, condition, progress or Progress()
-        self.metrics, self.callbacks = dict(metrics or {}), tuple(callbacks)
+        self.metrics = dict(metrics or {})
         self.scheduler, self.param_groups = scheduler, param_groups
         if condition is not None and not self.job.method.conditioned:
             raise ConfigError(
@@ -176,5 +175,7 @@ class Trainer:
             early_stopping_metric=TrainerConfig.early_stopping_metric,
         )
         job = dataclasses.replace(sized_job, config=config, metrics={})
-        plan = make_plan(job, prepare(job, train_set, None, None, 1, None))
+        resume = self.config.resume
+        steps = 1 if resume is None else load_checkpoint(newest_checkpoint(resume)).step + 1
+        plan = make_plan(job, prepare(job, train_set, None, None, steps, None))
         return plan.split, plan.stages, [output.structure for output in plan.outputs]

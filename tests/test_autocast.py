@@ -17,6 +17,7 @@ from torch.optim import SGD, Adam
 from async_dni import ConfigError, Trainer
 from async_dni.data.stream import BatchStream
 from async_dni.learning.autocast import widened
+from async_dni.learning.divergence import DivergenceError
 from async_dni.learning.updates.loss_scale import FIRST, INTERVAL, Float16OverflowError, LossScale
 from async_dni.record.checkpoint import load_checkpoint
 
@@ -134,6 +135,19 @@ def test_scale_grows_after_many_finite_gradients_and_halves_at_one_that_is_not()
     assert other.state_dict() == {"scale": FIRST, "finite": 0}
 
 
+def test_no_scale_helps_a_gradient_that_is_never_finite() -> None:
+    # the scale was halved to 0, and divided by
+    scale = LossScale()
+    for power in range(16, -16, -1):
+        with pytest.raises(Float16OverflowError):
+            scale.unscale([torch.tensor([torch.nan])])
+        assert scale.scale == 2.0 ** (power - 1)
+    with pytest.raises(DivergenceError, match="a gradient is not finite, in float16 with a scale of") as caught:
+        scale.unscale([torch.tensor([torch.nan])])
+    assert not isinstance(caught.value, Float16OverflowError)
+    assert scale.scale == FIRST
+
+
 def test_widened() -> None:
     half, whole, label = torch.ones(1, dtype=torch.bfloat16), torch.ones(1, dtype=torch.float64), torch.ones(1).long()
     found = widened({"a": [half, whole], "b": (label,), "c": None})
@@ -194,3 +208,50 @@ def test_several_tensors_between_stages(method: str, lag: int | None, half: str,
     for a, b in zip(serial, ours, strict=True):
         assert_same_bits(everything(a), everything(b))
     assert not torch.equal(serial[-1].model["2.linear.weight"], model.state_dict()["2.linear.weight"])
+
+
+class Spikes(nn.Module):
+    """A layer whose output is not finite in the fifth training batch, nor when that is computed again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.seen = nn.Linear(16, 16), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += self.training and torch.is_grad_enabled()
+        return self.layer(x) * (float("inf") if self.seen == 5 and self.training else 1.0)
+
+
+def fit_spikes(half: str, **settings: Any) -> Any:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Sequential(nn.Linear(16, 16), Spikes()), nn.Linear(16, 3))
+    data = torch.randn(60, 8), torch.arange(60) % 3
+    return Trainer(model, workers=3, method="backprop", batch_size=20, autocast=half, **settings).fit(data, steps=9)
+
+
+@pytest.mark.parametrize("half", TYPES)
+def test_an_output_that_is_not_finite_is_told_by_its_block(half: str) -> None:
+    # blocks were computed again outside autocast, whose half precision they then refused with a traceback
+    with pytest.raises(DivergenceError, match="stage 1 diverged on batch 4: the output of block '1' is not finite"):
+        fit_spikes(half, serial=True)
+
+
+def test_an_output_that_is_not_finite_is_passed_over_in_workers() -> None:
+    workers = fit_spikes("bfloat16", on_divergence="skip").summary["workers"]
+    assert [(worker["updates"], worker["skipped"]) for worker in workers] == [(8, 1)] * 3
+
+
+class Halved(nn.Module):
+    """What follows takes its output under autocast alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(torch.bfloat16)
+
+
+@pytest.mark.parametrize(("method", "size"), [("backprop", 19), ("cdni", 20), ("delayed", 20)])
+def test_a_network_that_runs_under_autocast_alone_is_tried_out_under_it(method: str, size: int) -> None:
+    # with 19, the last of 39 samples is tried as a batch of its own
+    model = nn.Sequential(nn.Linear(8, 16), Halved(), nn.Linear(16, 3))
+    data = torch.randn(39, 8), torch.arange(39) % 3
+    settings = {"workers": 2, "serial": True, "autocast": "bfloat16"}
+    assert Trainer(model, method=method, batch_size=size, **settings).fit(data, steps=3).summary["steps"] == 3

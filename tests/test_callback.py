@@ -82,6 +82,26 @@ def test_callback_that_raises_ends_a_long_run_early(tmp_path: Path) -> None:
         fit([Told("evaluation")], steps=10**9, serial=True, checkpoint_every=0)
 
 
+def test_callback_that_exits_loses_nothing(tmp_path: Path) -> None:
+    class Exits(Callback):
+        def on_evaluation(self, evaluation: Evaluation) -> None:
+            raise SystemExit(3)
+
+    with pytest.raises(SystemExit) as raised:
+        fit([Exits()], tmp_path / "run", serial=True)
+    assert raised.value.code == 3
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"model.pt", "summary.json", "checkpoints"}
+
+
+def test_one_callback_needs_no_list() -> None:
+    told: Any = Told()
+    fit(told, serial=True)
+    assert told.of("end")
+
+
 def test_what_is_no_callback_is_refused() -> None:
+    for given, kind in ((3, "int"), ("later", "str"), (Told, "the class Told"), ([Told], "the class Told")):
+        with pytest.raises(ConfigError, match=f"callbacks: got {kind}; allowed: objects of subclasses of Callback"):
+            fit(given)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="callbacks: got function; allowed: objects of subclasses of Callback"):
         fit([fit])

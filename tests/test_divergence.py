@@ -430,6 +430,29 @@ def test_clipping_is_pytorchs_a_stage_at_a_time(name: str, workers: int, small_m
     assert_same_bits(dict(model.state_dict()), checkpoint.model)
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_clipping_is_of_the_mean_that_is_stepped_on(workers: int, small_mnist: tuple, tmp_path: Path) -> None:
+    norm, steps, every = 2.0 if workers == 1 else 1.0, 8, 3
+    settings = {"method": "backprop", "batch_size": 300, "optimizer": OPTIMIZERS["sgd"], "workers": workers}
+    model, data = seeded_fcn(3), small_mnist[0]
+    more = {"clip_grad_norm": norm, "accumulate": every, "serial": True}
+    (checkpoint,) = train(tmp_path, model, data, steps, **more, **settings)
+
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    stages, norms = [model] if workers == 1 else list(model), []
+    for batch in BatchStream(data, 300, steps, seed=0):
+        nn.functional.cross_entropy(model(batch.x), batch.target).backward()
+        place = batch.index % every
+        if place == every - 1 or batch.index == steps - 1:
+            for parameter in model.parameters():
+                parameter.grad /= place + 1
+            norms += [float(nn.utils.clip_grad_norm_(stage.parameters(), norm)) for stage in stages]
+            optimizer.step()
+            optimizer.zero_grad()
+    assert min(norms) < norm < max(norms), "some are clipped and some are not"
+    assert_same_bits(dict(model.state_dict()), checkpoint.model)
+
+
 # Settings
 
 

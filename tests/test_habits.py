@@ -277,6 +277,13 @@ def test_a_step_whose_last_batch_never_came_is_made_before_the_next() -> None:
     assert layer.weight.item() == -12
 
 
+@pytest.mark.parametrize("serial", [True, False], ids=["serial", "workers"])
+def test_updates_that_are_counted_are_steps(serial: bool, small_mnist: tuple) -> None:
+    settings = {"batch_size": SIZE, "accumulate": 4, "serial": serial, "lag": 1}
+    workers = Trainer(seeded_fcn(3), workers=2, **settings).fit(small_mnist[0], steps=10).summary["workers"]
+    assert [worker["updates"] for worker in workers] == [3, 3]
+
+
 def loses_some(module: nn.Module) -> list[dict[str, Any]]:
     return [{"params": [weight for weight in module.parameters() if weight.dim() > 1]}]
 
@@ -287,6 +294,10 @@ def others(module: nn.Module) -> list[dict[str, Any]]:
 
 def twice(module: nn.Module) -> list[dict[str, Any]]:
     return [{"params": list(module.parameters())}] * 2
+
+
+def of_adam_only(optimizer: Optimizer) -> LRScheduler:
+    return StepLR(optimizer, step_size=2, gamma=optimizer.defaults["betas"][0])
 
 
 REFUSED = {
@@ -327,6 +338,10 @@ REFUSED = {
     "others": (
         {"param_groups": others},
         "param_groups: got others; it gives what is no parameter of the stage with blocks 0",
+    ),
+    "for layers only": (
+        {"method": "cdni", "scheduler": of_adam_only},
+        "scheduler: got of_adam_only; the synthesizer's rate of the stage with blocks 0 can't go with it (KeyError: ",
     ),
     "twice": (
         {"param_groups": twice},

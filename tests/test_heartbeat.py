@@ -50,9 +50,9 @@ def test_words_do_not_share_a_place(heartbeat: Heartbeat) -> None:
 def beat_and_die(heartbeat: Heartbeat) -> None:
     telemetry = Telemetry(heartbeat=heartbeat)
     telemetry.begin()
-    for _ in range(3):
+    for made in (1, 2, 3):
         telemetry.enter("forward")
-        telemetry.updated()
+        telemetry.updated(made)
         telemetry.step(5, None)
     heartbeat.step = 7
     telemetry.skipped()

@@ -82,19 +82,20 @@ def test_network_and_data_of_a_file_train_in_workers_and_resume(here: Path) -> N
     stored = json.loads((here / "run" / "config.json").read_text())
     kept = {name: stored[name] for name in ("model", "model_arg", "data", "data_arg", "dataset")}
     assert kept == {
-        "model": "users_file.py:make",
+        "model": f"{here}/users_file.py:make",
         "model_arg": ["depth=3", "width=5"],
-        "data": "users_file.py:data",
+        "data": f"{here}/users_file.py:data",
         "data_arg": ["samples=120"],
         "dataset": None,
     }
-    again = start("--resume", "run", "--steps", "14", cwd=here)
+    (elsewhere := here / "elsewhere").mkdir()
+    again = start("--resume", "../run", "--steps", "14", cwd=elsewhere)
     assert (again.returncode, again.stderr) == (0, "")
     assert "14 steps (from 12)" in again.stdout
     both = start("--resume", "run", "--steps", "16", "--dataset", "mnist", cwd=here)
     assert both.returncode == 2
     assert both.stderr == (
-        "launch.py: --dataset: got mnist; give it or --data, not both (--data is users_file.py:data)\n"
+        f"launch.py: --dataset: got mnist; give it or --data, not both (--data is {here}/users_file.py:data)\n"
     )
 
 

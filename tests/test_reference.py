@@ -13,7 +13,7 @@ import cloudpickle
 import pytest
 
 from async_dni import MODELS, ConfigError
-from async_dni.foundation.reference import is_reference, load, reference, registered_or_reference
+from async_dni.foundation.reference import is_reference, load, reference, registered_or_reference, resolved
 from async_dni.learning.pickling import to_bytes
 
 SOURCE = """
@@ -127,6 +127,12 @@ def test_what_is_not_there_is_refused_with_what_is(folder: Path, named: str, sai
     assert caught.value.given == named.format(folder)
     assert caught.value.allowed.startswith(said.format(folder)), caught.value.allowed
     assert not (folder / "__pycache__").exists(), "nothing is written"
+
+
+def test_a_file_is_found_from_any_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert resolved("its_net.py:Net.of") == f"{folder.resolve()}/its_net.py:Net.of"
+    assert [resolved(name) for name in ("fcn", "package.module:make", None)] == ["fcn", "package.module:make", None]
 
 
 def test_module_that_failed_is_tried_again(folder: Path) -> None:

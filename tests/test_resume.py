@@ -342,6 +342,43 @@ def test_checkpoint_file_is_resumed_from_the_directory_that_it_is_in(
     assert fit(small_mnist[0], 2, serial=True, resume=Path("step-000000004.pt")).run_dir.resolve() == tmp_path
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"lr_schedule": "cosine"},
+            ["the learning rate jumps: the schedule cosine is that of 12 steps now, and was that of 8"],
+        ),
+        ({"warmup": 2}, []),
+        ({}, []),
+    ],
+    ids=["cosine", "warmup", "constant"],
+)
+def test_schedule_that_jumps_is_told_of(
+    settings: dict[str, Any], said: list[str], small_mnist: tuple, tmp_path: Path
+) -> None:
+    class Notes(Progress):
+        def __init__(self) -> None:
+            self.notes: list[str] = []
+
+        def on_note(self, text: str) -> None:
+            self.notes.append(text)
+
+    fit(small_mnist[0], 2, serial=True, run_dir=tmp_path / "run", **settings)
+    told = Notes()
+    fit(small_mnist[0], 3, serial=True, resume=tmp_path / "run", progress=told, **settings)
+    assert told.notes == ["going on from step 8", *said]
+
+
+def test_cut_is_that_of_a_run_that_goes_on(small_mnist: tuple, tmp_path: Path) -> None:
+    # it was always refused: a cut is of a run of one step
+    fit(small_mnist[0], 2, serial=True, run_dir=tmp_path / "run", split=(1, 3))
+    settings = {"method": "cdni", "lag": 4, "batch_size": BATCH, "synthesizer_hidden": (), "serial": True}
+    split, stages, _ = Trainer(seeded_fcn(4, 16), resume=tmp_path / "run", **settings).cut(small_mnist[0])
+    assert split == [1, 3]
+    assert [stage.state["weight_version"] for stage in stages if stage.state is not None] == [8] * 3
+
+
 # Refused.
 
 
@@ -391,6 +428,8 @@ def test_launch_refuses_what_does_not_fit_the_run(tmp_path: Path, capsys: pytest
         capsys, *resume
     )
     assert "its run had seed 0, this one has 1" in one_sentence(capsys, *resume, "--seed", "1", "--steps", "5")
+    changed = ("--autocast", "bfloat16", "--steps", "5")
+    assert "its run had autocast None, this one has bfloat16" in one_sentence(capsys, *resume, *changed)
     assert "it is of another network" in one_sentence(capsys, *resume, "--width", "17", "--steps", "5")
     assert "goes on in its own directory" in one_sentence(capsys, *resume, "--run-dir", str(tmp_path / "new"))
     for checkpoint in (run / "checkpoints").iterdir():

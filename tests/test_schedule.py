@@ -123,3 +123,19 @@ def test_a_synthesizer_s_rate_is_multiplied_by_the_same_factor(name: str) -> Non
         assert settings(theirs) == expected[layers]
         assert ours.param_groups[0]["lr"] == pytest.approx(0.5 * expected[model][0][0] / 0.1)  # type: ignore[operator]
         assert ours.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+@pytest.mark.parametrize(("first", "expected"), [(0.0, 0.25), (0.2, 0.25)])
+def test_a_group_without_a_rate_has_no_factor(first: float, expected: float) -> None:
+    groups = [{"params": [nn.Parameter(torch.ones(1))], "lr": lr} for lr in (first, 0.4)]
+    ours = Adam([nn.Parameter(torch.ones(1))], lr=1.0)
+    following = FollowingRates(ours, SGD(groups, lr=1.0), partial(StepLR, step_size=2, gamma=0.5))
+    following.at(5)
+    assert ours.param_groups[0]["lr"] == expected
+
+
+def test_no_group_with_a_rate_leaves_the_synthesizer_its_own() -> None:
+    ours = Adam([nn.Parameter(torch.ones(1))], lr=1.0)
+    following = FollowingRates(ours, SGD([nn.Parameter(torch.ones(1))], lr=0.0), partial(StepLR, step_size=2))
+    following.at(5)
+    assert ours.param_groups[0]["lr"] == 1.0

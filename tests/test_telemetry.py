@@ -88,15 +88,15 @@ def test_nothing_done_is_no_division_by_zero(clock):
 def test_totals_are_of_the_whole_run_and_records_of_their_interval(clock):
     counters = Telemetry()
     counters.begin()
-    for loss, lag in ((2.0, 1), (4.0, 3)):
+    for made, (loss, lag) in enumerate(((2.0, 1), (4.0, 3)), start=1):
         spend(counters, clock, forward=0.5)
         counters.step(10, loss)
-        counters.updated()
+        counters.updated(made)
         counters.learnt(lag, loss * 10)
     first = counters.record({"activation_in": 2})
     spend(counters, clock, update=4)
     counters.step(20, 1.0)
-    counters.updated()
+    counters.updated(3)
     counters.learnt(8, 5.0)
     second = counters.record({})
     totals = counters.totals()
@@ -131,7 +131,7 @@ def test_training_ends_with_the_last_update(clock):
     counters = Telemetry()
     counters.begin()
     spend(counters, clock, update=1)
-    counters.updated()
+    counters.updated(1)
     spend(counters, clock, wait_gradient=7)
     assert counters.totals()["ended"] == 101
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ..config import TrainerConfig
@@ -17,6 +18,7 @@ from ..foundation.error import ConfigError, reason
 from ..learning.schedules import SCHEDULES, SchedulerFactory
 from ..learning.stage import StageSpec
 from ..learning.updates.habits import Habits
+from ..learning.updates.rates import FollowingRates, Rates
 from .job import Job
 
 
@@ -33,6 +35,27 @@ def make_habits(job: Job, steps: int) -> list[Habits]:
         autocast=config.autocast,
     )
     return [dataclasses.replace(common, lr=lr) for lr in config.stage_lr or [None] * config.workers]
+
+
+def changed_schedule(job: Job, start: int, steps: int, planned: int | None) -> str | None:
+    """A sentence where a run that goes on from batch `start` has another rate there than it had planned: a named schedule
+    goes by the number of steps in all, which was `planned`."""
+    if planned is None or planned <= job.config.warmup or job.scheduler is not None:
+        return None
+    rates = [_rate_at(_scheduler(job, length), start) for length in (planned, steps)]
+    if rates[0] == rates[1]:
+        return None
+    name = job.config.lr_schedule
+    return f"the learning rate jumps: the schedule {name} is that of {steps} steps now, and was that of {planned}"
+
+
+def _rate_at(scheduler: SchedulerFactory | None, index: int) -> float:
+    """What the rate of a batch is multiplied by."""
+    if scheduler is None:
+        return 1.0
+    rates = Rates(SGD([nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9), scheduler)
+    rates.at(index)
+    return rates.factor
 
 
 def _scheduler(job: Job, steps: int) -> SchedulerFactory | None:
@@ -55,12 +78,13 @@ def check_habits(stages: Sequence[StageSpec]) -> None:
     for stage in stages:
         where = f"of the stage with blocks {', '.join(stage.layers)}"
         optimizer = _make_optimizer(stage, where)
-        if optimizer is None:
-            continue
-        if stage.habits.param_groups is not None:
+        if optimizer is not None and stage.habits.param_groups is not None:
             _check_groups(stage.module, optimizer, stage.habits.param_groups, where)
-        if stage.habits.scheduler is not None:
+        if optimizer is not None and stage.habits.scheduler is not None:
             _check_scheduler(stage.habits.scheduler, optimizer, stage.habits.steps or 0)
+        if stage.habits.scheduler is not None and stage.habits.schedules_model and stage.synthesizer is not None:
+            like = _make_optimizer(stage, where) or stage.optimizer([nn.Parameter(torch.zeros(1))])
+            _check_following(stage.habits.scheduler, like, where)
 
 
 def _make_optimizer(stage: StageSpec, where: str) -> Optimizer | None:
@@ -113,6 +137,18 @@ def _check_scheduler(factory: SchedulerFactory, optimizer: Optimizer, steps: int
         raise ConfigError(
             "scheduler", name, f"it ends after {total} steps, and the run has {steps} in all; allowed: no fewer"
         )
+
+
+def _check_following(factory: SchedulerFactory, like: Optimizer, where: str) -> None:
+    """Raise `ConfigError` unless the rate of a synthesizer's optimizer can go with that of its layers."""
+    theirs = SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    try:
+        FollowingRates(theirs, like, factory).at(1)
+    except Exception as error:
+        took = f"the synthesizer's rate {where} can't go with it ({reason(error)})"
+        raise ConfigError(
+            "scheduler", _name(factory), f"{took}; allowed: synthesizer_lr_schedule='constant'"
+        ) from error
 
 
 def _name(function: Any) -> str:

@@ -73,8 +73,9 @@ def whole_model(job: Job, stream: Batches) -> nn.Sequential:
     """The network, with all its parameters. Raises `ConfigError` where it takes no batch, or not the smallest."""
     with refused("train_set"):
         x = stream[0].x
-    model = materialized(job.model, x, job.config.seed)
-    check_one_row(stream, model, mapped(lambda part: part[:1], x))
+    with autocast(job.config.autocast, torch.device("cpu")):
+        model = materialized(job.model, x, job.config.seed)
+        check_one_row(stream, model, mapped(lambda part: part[:1], x))
     return model
 
 
@@ -105,6 +106,7 @@ def _identity(job: Job, model: nn.Sequential, stream: Batches, trial: Trial) -> 
         "synthesizer": config.synthesizer,
         "synthesizer_hidden": list(config.hidden) if job.method.synthesizer else None,
         "synthesizer_every": config.synthesizer_every,
+        "autocast": config.autocast,  # what is under way between the stages has its type
     }
 
 

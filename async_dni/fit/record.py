@@ -14,6 +14,7 @@ from ..record.run_dir import RunDir
 from ..runtime.fork_server import end_server
 from ..runtime.machine.device import crowded, threads_per_worker
 from ..runtime.machine.interruption import Interruption
+from .habits import changed_schedule
 from .job import Job
 from .plan import Plan
 from .prepare import Prepared
@@ -25,6 +26,7 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
     if run_dir is not None:
         run_dir.create(resuming=checkpoint is not None)
     interruption.discard = partial(_discard, run_dir)  # the directory is ours now
+    planned = None if run_dir is None or checkpoint is None else run_dir.planned_steps()
     if run_dir is not None:
         made = {} if checkpoint is not None else {"run_dir": run_dir.path}
         run_dir.write_config(_config(job, prepared, plan, {**settings, **made}))
@@ -34,6 +36,8 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
         if job.method.synthesizer and (afresh := checkpoint.new_cuts(plan.split)):
             job.progress.on_note(f"new cuts after blocks {', '.join(afresh)}: their synthesizers start afresh")
         job.progress.on_note(f"going on from step {checkpoint.step}")
+        if note := changed_schedule(job, checkpoint.step, prepared.stream.steps, planned):
+            job.progress.on_note(note)
     return Run(
         prepared.model,
         _evaluator(job, prepared, interruption),

@@ -47,6 +47,19 @@ def reference(value: object) -> str | None:
     return None if fits else f"allowed: {FORMS}"
 
 
+def resolved(value: str | None) -> str | None:
+    """The same, found from any directory where it names a file; other names are left as they are."""
+    if value is None or not is_reference(value):
+        return value
+    where, _, name = value.rpartition(":")
+    return f"{Path(where).resolve()}:{name}" if _is_file(where) else value
+
+
+def _is_file(where: str) -> bool:
+    """Whether a reference is by a file, and not by a module."""
+    return where.endswith(".py") or "/" in where
+
+
 def registered_or_reference(registry: Registry[Any]) -> Check:
     """Check that a value is the name of something in a registry, or formed like a reference."""
 
@@ -64,7 +77,7 @@ def load(setting: str, value: str) -> Callable[..., Any]:
         raise ConfigError(setting, value, allowed)
     where, _, name = value.rpartition(":")
     try:
-        module = _of_file(Path(where)) if where.endswith(".py") or "/" in where else _of_path(where)
+        module = _of_file(Path(where)) if _is_file(where) else _of_path(where)
     except FileNotFoundError as error:
         if error.filename is None or Path(error.filename) != Path(where):
             raise ConfigError(setting, value, f"{where} can't be imported ({reason(error)})") from error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .blocks import named_blocks
-from .structure import Structure, parts_of
+from .structure import Structure, mapped, parts_of
 
 REMEDY = "see --on-divergence, --clip-grad-norm and the learning rate"
 
@@ -27,17 +29,26 @@ def are_finite(structure: Structure) -> bool:
     return all(is_finite(part) for part in parts_of(structure) if part.is_floating_point())
 
 
-def check_output(module: nn.Module, x: Structure, h: Structure) -> None:
-    """Raise `DivergenceError`, naming the block, where the output h of a stage on x is not finite."""
+def check_output(module: nn.Module, x: Structure, h: Structure, *contexts: AbstractContextManager[Any]) -> None:
+    """Raise `DivergenceError`, naming the block, where the output h of a stage on x is not finite.
+
+    `contexts`: those that h was computed under; blocks are computed again under them to find the one that is wrong.
+    """
     if are_finite(h):
         return
     if not are_finite(x):
         raise DivergenceError("the input is not finite")
-    with torch.no_grad():
+    x = mapped(Tensor.clone, x)  # a block may work in place
+    with ExitStack() as stack, torch.no_grad():
+        for context in contexts:
+            stack.enter_context(context)
         for name, block in named_blocks(module):
             if wrong := wrong_parameters(block, name):
                 raise DivergenceError(f"the weights {wrong[0]!r} are not finite")
-            x = block(x)
+            try:
+                x = block(x)
+            except Exception as error:
+                raise DivergenceError("the output is not finite") from error  # how it was computed can't be done again
             if not are_finite(x):
                 raise DivergenceError(f"the output of block {name!r} is not finite")
     raise DivergenceError("the output is not finite")  # and is, when computed again: a layer that is random

@@ -58,11 +58,12 @@ class Stage:
     `optimizer` is None where no layer has a parameter. A stage is on one device; what it is given must be there.
     Gradients go upstream, where there are `gradients` between stages, for every `synthesizer_every`-th batch: for the
     others, none is computed, sent or learnt from.
-    `clip_grad_norm`: the largest norm of the layers' gradients, all of the stage's taken as one vector; larger ones are
-    scaled down to it, and, where they came of a prediction, so is the ∂/∂x that goes upstream: a prediction that runs
-    away stays in its stage, if that has weights to go by. `checks_gradients`: whether an update is refused where they
-    are not finite. `updater`: makes the steps. `half`: the precision of autocast, `output_dtypes` what comes out of it.
-    `precision`: of the layers' products (`precision.py`).
+    `clip_grad_norm`: the largest norm of the layers' gradients, all of the stage's taken as one vector; larger ones (of
+    several batches that are stepped on together, their mean) are scaled down to it, and, where they came of a
+    prediction, so is the ∂/∂x that goes upstream: a prediction that runs away stays in its stage, if that has weights
+    to go by. `checks_gradients`: whether an update is refused where they are not finite. `updater`: makes the steps.
+    `half`: the precision of autocast, `output_dtypes` what comes out of it. `precision`: of the layers' products
+    (`precision.py`).
     `forward`, `update` and `learn` raise `DivergenceError` for numbers that are not finite. After `forward` has, the
     batch is pending all the same; with `checks_gradients` buffers (a batch norm's statistics) are as before.
     """
@@ -104,7 +105,7 @@ class Stage:
 
     def forward(self, batch: Batch) -> Structure:
         """The stage's output h for a batch, `[batch, *features]`, detached."""
-        self.updater.before_forward(batch.index)
+        self.weight_version += self.updater.before_forward(batch.index)
         sends = self.sends_gradient(batch.index)
         x = [part.detach().requires_grad_() if sends and carries(part) else part for part in parts_of(batch.x)]
         buffers = [buffer.clone() for buffer in self._buffers]
@@ -119,7 +120,8 @@ class Stage:
         self.output = together([part.detach() for part in h], layout_of(out))
         self.pending[batch.index] = Pending(list(filter(carries, x)), list(filter(carries, h)), batch.target)
         try:
-            check_output(self.module, batch.x, self.output)
+            again = matmul_precision(self.precision, device), autocast(self.half, device)
+            check_output(self.module, batch.x, self.output, *again)
         except DivergenceError:
             for buffer, before in zip(self._buffers, buffers, strict=True):
                 buffer.data.copy_(before)  # past autograd, whose graphs keep it, and have no use for it
@@ -195,7 +197,8 @@ class Stage:
         grad_input = self.updater.unscaled(x)
         scale = 1.0
         if self.checks_gradients:
-            scale = check_and_clip(self.module, self._parameters, self.clip_grad_norm)
+            keeps = self.updater.is_accumulating  # the mean that is stepped on is clipped
+            scale = check_and_clip(self.module, self._parameters, self.clip_grad_norm, keeps=keeps)
         for gradient in grad_input:
             check_grad_input(self.module, gradient)
             if scale < 1.0 and self.method.predicts:
@@ -325,7 +328,7 @@ class StageSpec:
             checks_gradients=self.checks_gradients,
             precision=self.matmul_precision,
             input_layout=self.input_layout,
-            updater=self.habits.make_updater(self.optimizer, module, optimizer, method),
+            updater=self.habits.make_updater(self.optimizer, module, optimizer, method, self.clip_grad_norm),
             half=self.habits.autocast,
             output_dtypes=self.habits.output_dtypes,
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..foundation.error import ConfigError, reason
+from ..learning.autocast import autocast, widened
 from ..learning.batch import Batch
 from ..learning.blocks import copy_of
 from ..learning.stage import StageSpec
@@ -36,7 +37,8 @@ def _try_step(stage: StageSpec, x: Structure, target: Tensor) -> Structure:
     module = copy_of(stage.module)
     blocks = f"block {stage.layers[0]}" if len(stage.layers) == 1 else f"blocks {stage.layers[0]} to {stage.layers[-1]}"
     try:
-        h = module(mapped(Tensor.clone, x))
+        with autocast(stage.habits.autocast, torch.device("cpu")):
+            h = module(mapped(Tensor.clone, x))
         roots = [part for part in parts_of(h) if part.requires_grad]
         if roots:
             torch.autograd.backward(roots, [torch.zeros_like(part) for part in roots])
@@ -63,6 +65,8 @@ def _try_method(stage: StageSpec, optimizer: Optimizer | None, h: Structure, tar
     name = stage.method.name
     alone = replace(stage, synthesizer=copy.deepcopy(stage.synthesizer))
     carrying = one_or_all([part for part in parts_of(h) if carries(part)])
+    if stage.habits.autocast is not None:
+        carrying = widened(carrying)  # as methods see it
     try:
         answer = alone.make_method(torch.device("cpu"), optimizer).now(carrying, target)
     except Exception as error:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..foundation.error import ConfigError
 from .evaluate import Evaluation
 from .result import TrainResult
 
@@ -35,12 +36,30 @@ class Callback:
         """The run has ended, by itself or early, and all of it is written. Not called where it failed."""
 
 
+def checked_callbacks(given: object) -> tuple[Callback, ...]:
+    """One callback, or several. Raises `ConfigError` for what is none."""
+    allowed = "allowed: objects of subclasses of Callback"
+    if isinstance(given, Callback):
+        return (given,)
+    if not isinstance(given, Iterable):
+        raise ConfigError("callbacks", _kind(given), allowed)
+    callbacks = tuple(given)
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise ConfigError("callbacks", _kind(callback), allowed)
+    return callbacks
+
+
+def _kind(given: object) -> str:
+    return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+
+
 class Callbacks:
     """Those of a run. `end_early` is called where one raises; none is called after that."""
 
     def __init__(self, callbacks: Sequence[Callback], end_early: Callable[[], None]) -> None:
         self._callbacks, self._end_early = callbacks, end_early
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._lock = threading.Lock()
 
     def on_step(self, worker: int, record: dict[str, Any]) -> None:
@@ -69,6 +88,6 @@ class Callbacks:
                     return
                 try:
                     getattr(callback, name)(what)
-                except Exception as error:
+                except BaseException as error:  # SystemExit, too, is raised when all is written
                     self._error = error
                     self._end_early()

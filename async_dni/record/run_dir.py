@@ -129,6 +129,14 @@ class RunDir:
         except OSError as error:
             raise ConfigError("run_dir", self.path, f"it can't be written ({error.strerror})") from None
 
+    def planned_steps(self) -> int | None:
+        """Steps in all of the run that config.json is of; None where it can't be read."""
+        try:
+            steps: object = json.loads(self.config.read_text())["used"]["steps"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return steps if isinstance(steps, int) else None
+
     def remove_unfinished(self) -> None:
         """Remove what was being written when the process that wrote it ended."""
         for path in (self.config, self.summary, self.model, self.averaged_model, self.checkpoints / "step-*.pt"):

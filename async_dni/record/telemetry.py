@@ -53,7 +53,7 @@ class Telemetry:
         self.has_begun = False
         self.phase = "wait_activation"
         self._since = time.monotonic()
-        self._lag_sum = self._lag_count = 0
+        self._lag_sum = self._lag_count = self._made = 0
         self._interval = Interval()
         self._lock = threading.Lock()  # between the worker's thread and the recorder's
         self._process = psutil.Process()
@@ -97,11 +97,12 @@ class Telemetry:
                 self._interval.losses += 1
                 self._interval.loss += loss
 
-    def updated(self) -> None:
-        """The layers were updated."""
+    def updated(self, made: int) -> None:
+        """The layers were updated, if steps were made since the last call: `made` counts all by this process."""
         with self._lock:
-            self.heartbeat.updates += 1
-            self.ended = time.monotonic()
+            if made > self._made:
+                self.heartbeat.updates += made - self._made
+                self._made, self.ended = made, time.monotonic()
 
     def learnt(self, lag: int, synthesizer_loss: float | None) -> None:
         """A gradient was learnt from, before batch `its own + lag` was begun."""

@@ -52,8 +52,8 @@ class Guard:
             if not self.stage.gets_gradient(index) or self.stage.holds_input(index):
                 self.stage.forget(index)
             return None
-        if updates and not self.stage.holds_input(index):
-            self.telemetry.updated()
+        if updates:
+            self.telemetry.updated(self.stage.updater.made)
         return grad_input
 
     def _restore(self, error: DivergenceError) -> None:

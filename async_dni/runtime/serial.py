@@ -87,7 +87,7 @@ class Serial:
                 self._pass_over(k, index)
                 continue
             if waited:
-                telemetry.updated()
+                telemetry.updated(stage.updater.made)
                 self._send_gradient(k, index, grad_input)
             loss = None if waited else stage.method.loss
             telemetry.learnt(newest + 1 - index, None if loss is None else float(loss))
@@ -108,7 +108,7 @@ class Serial:
                 self._pass_over(k, batch.index)
             else:
                 if not stage.holds_input(batch.index):
-                    telemetry.updated()
+                    telemetry.updated(stage.updater.made)
                     self._send_gradient(k, batch.index, grad_input)
             loss = stage.method.loss if stage.is_last else None
             telemetry.step(len(batch), None if loss is None else float(loss))

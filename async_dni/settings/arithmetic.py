@@ -39,7 +39,7 @@ class Arithmetic:
     clip_grad_norm: float | None = option(
         None,
         "scale the gradients of a stage's layers down to this norm, and what goes upstream with them where they came of a "
-        "synthesizer; default: never",
+        "synthesizer; with --accumulate, the mean of several batches; default: never",
         number(above=0),
         metavar="NORM",
     )

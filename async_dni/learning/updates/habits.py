@@ -67,6 +67,7 @@ class Habits:
         module: nn.Module,
         optimizer: Optimizer | None,
         method: Method,
+        clip_grad_norm: float | None = None,
     ) -> Updater:
         """Of a stage's layers, their optimizer, and those of the method's own models, if it has any."""
         rates, following = None, list[FollowingRates]()
@@ -85,4 +86,5 @@ class Habits:
             steps=self.steps,
             average=None if self.ema is None else Average(module, self.ema),
             loss_scale=LossScale() if self.autocast == "float16" else None,
+            clip_grad_norm=clip_grad_norm,
         )

@@ -2,7 +2,8 @@
 
 What the stage backpropagates is multiplied by it, and what comes out of that is divided again, in float32. As
 `torch.amp.GradScaler` does, it halves the scale where a gradient was not finite, and passes that update over; after 2,000
-in a row that were, it doubles the scale. Each stage has one of its own.
+in a row that were, it doubles the scale. Each stage has one of its own. A gradient that is not finite under the least scale
+either is wrong by itself, and is what `on_divergence` is for.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..divergence import DivergenceError, is_finite
 
-FIRST, INTERVAL = 2.0**16, 2000
+FIRST, LEAST, INTERVAL = 2.0**16, 2.0**-16, 2000
 
 
 class Float16OverflowError(DivergenceError):
@@ -33,7 +34,10 @@ class LossScale:
         return (gradient.float() * self.scale).to(dtype)
 
     def unscale(self, gradients: Sequence[Tensor]) -> None:
-        """Divide what came of it, in float32, in place. Raises `Float16OverflowError` where a number is not finite."""
+        """Divide what came of it, in float32, in place.
+
+        Raises `Float16OverflowError` where a number is not finite, `DivergenceError` where no scale can help that.
+        """
         for gradient in gradients:
             gradient.mul_(1 / self.scale)
         if all(map(is_finite, gradients)):
@@ -42,6 +46,9 @@ class LossScale:
                 self.scale, self._finite = self.scale * 2, 0
             return
         was, self.scale, self._finite = self.scale, self.scale / 2, 0
+        if was <= LEAST:
+            self.scale = FIRST  # for the batches after those, if they are passed over
+            raise DivergenceError(f"a gradient is not finite, in float16 with a scale of {was:g} either")
         raise Float16OverflowError(f"a gradient is too large for float16 with a scale of {was:g}")
 
     def state_dict(self) -> dict[str, Any]:

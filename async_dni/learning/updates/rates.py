@@ -43,8 +43,10 @@ class Rates:
 
     @property
     def factor(self) -> float:
-        """What the first group's rate is multiplied by, of what the optimizer was made with."""
-        return float(self._optimizer.param_groups[0]["lr"]) / float(self._given[0]["lr"])
+        """What the rate is multiplied by, of what the optimizer was made with: in the first group where that is not 0."""
+        pairs = zip(self._optimizer.param_groups, self._given, strict=True)
+        rates = [(float(group["lr"]), float(given["lr"])) for group, given in pairs]
+        return next((now / first for now, first in rates if first), 1.0)
 
 
 class FollowingRates:

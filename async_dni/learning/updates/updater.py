@@ -1,7 +1,7 @@
 """How a stage's weights change, when it has the gradients of a batch.
 
     rates         of that batch, set before the step (`rates.py`)
-    accumulation  the gradients of N batches in a row are summed, and the step is made on their mean
+    accumulation  the gradients of N batches in a row are summed, and the step is made on their mean, which is clipped
     loss scale    of what is backpropagated in float16 (`loss_scale.py`)
     average       of the weights, after each step (`averaging.py`)
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .averaging import Average
+from .clipping import norm_of
 from .loss_scale import LossScale
 from .rates import FollowingRates, Rates
 
@@ -37,18 +38,23 @@ class Updater:
         steps: int | None = None,
         average: Average | None = None,
         loss_scale: LossScale | None = None,
+        clip_grad_norm: float | None = None,  # of the mean of several batches; a batch's own is the stage's affair
     ) -> None:
         self.optimizer, self.average, self.loss_scale = optimizer, average, loss_scale
+        self._clip_grad_norm, self.is_accumulating = clip_grad_norm, accumulate > 1
         self._rates, self._model_rates, self._every, self._steps = rates, model_rates, accumulate, steps
         self._parameters = dict(module.named_parameters())
         self._sums: dict[str, Tensor] = {}  # of the gradients of the group's batches
         self._batches = 0  # of the group, so far
         self._newest = -1  # of those
+        self.made = 0  # steps, by this object: of no state
 
-    def before_forward(self, index: int) -> None:
-        """A batch is begun: make the step of a group before it that was not made."""
-        if self._batches and self._newest // self._every < index // self._every:
+    def before_forward(self, index: int) -> bool:
+        """A batch is begun: make the step of a group before it that was not made; returns whether there was one."""
+        is_left = self._batches > 0 and self._newest // self._every < index // self._every
+        if is_left:
             self._step_on_mean()
+        return is_left
 
     def before_learning(self, index: int) -> None:
         """The method's own model is about to learn from the gradient of a batch."""
@@ -95,9 +101,13 @@ class Updater:
         for name, parameter in self._parameters.items():
             parameter.grad = self._sums[name].div_(self._batches) if name in self._sums else None
         self._sums, self._batches = {}, 0
+        if self._clip_grad_norm is not None:
+            parameters = list(self._parameters.values())
+            nn.utils.clip_grads_with_norm_(parameters, self._clip_grad_norm, norm_of(parameters))
         self._step(self._newest)
 
     def _step(self, index: int) -> None:
+        self.made += 1
         if self.optimizer is not None:
             if self._rates is not None:
                 self._rates.at(index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -29,19 +29,19 @@ def are_finite(structure: Structure) -> bool:
     return all(is_finite(part) for part in parts_of(structure) if part.is_floating_point())
 
 
-def check_output(module: nn.Module, x: Structure, h: Structure, *contexts: AbstractContextManager[Any]) -> None:
+def check_output(
+    module: nn.Module, x: Structure, h: Structure, context: AbstractContextManager[Any] | None = None
+) -> None:
     """Raise `DivergenceError`, naming the block, where the output h of a stage on x is not finite.
 
-    `contexts`: those that h was computed under; blocks are computed again under them to find the one that is wrong.
+    `context`: under which blocks are computed again, as h was, to find the one that is wrong.
     """
     if are_finite(h):
         return
     if not are_finite(x):
         raise DivergenceError("the input is not finite")
     x = mapped(Tensor.clone, x)  # a block may work in place
-    with ExitStack() as stack, torch.no_grad():
-        for context in contexts:
-            stack.enter_context(context)
+    with context or nullcontext(), torch.no_grad():
         for name, block in named_blocks(module):
             if wrong := wrong_parameters(block, name):
                 raise DivergenceError(f"the weights {wrong[0]!r} are not finite")

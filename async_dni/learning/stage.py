@@ -58,12 +58,11 @@ class Stage:
     `optimizer` is None where no layer has a parameter. A stage is on one device; what it is given must be there.
     Gradients go upstream, where there are `gradients` between stages, for every `synthesizer_every`-th batch: for the
     others, none is computed, sent or learnt from.
-    `clip_grad_norm`: the largest norm of the layers' gradients, all of the stage's taken as one vector; larger ones (of
-    several batches that are stepped on together, their mean) are scaled down to it, and, where they came of a
-    prediction, so is the ∂/∂x that goes upstream: a prediction that runs away stays in its stage, if that has weights
-    to go by. `checks_gradients`: whether an update is refused where they are not finite. `updater`: makes the steps.
-    `half`: the precision of autocast, `output_dtypes` what comes out of it. `precision`: of the layers' products
-    (`precision.py`).
+    `clip_grad_norm`: the largest norm of the layers' gradients (of a mean over several batches, where one is stepped
+    on), all taken as one vector; larger ones are scaled down to it, and, where they came of a prediction, so is the
+    ∂/∂x that goes upstream: a prediction that runs away stays in its stage, if that has weights to go by.
+    `checks_gradients`: whether an update is refused where they are not finite. `half`: the precision of autocast,
+    `output_dtypes` what comes out of it; `precision`: of the layers' products.
     `forward`, `update` and `learn` raise `DivergenceError` for numbers that are not finite. After `forward` has, the
     batch is pending all the same; with `checks_gradients` buffers (a batch norm's statistics) are as before.
     """
@@ -120,8 +119,7 @@ class Stage:
         self.output = together([part.detach() for part in h], layout_of(out))
         self.pending[batch.index] = Pending(list(filter(carries, x)), list(filter(carries, h)), batch.target)
         try:
-            again = matmul_precision(self.precision, device), autocast(self.half, device)
-            check_output(self.module, batch.x, self.output, *again)
+            check_output(self.module, batch.x, self.output, autocast(self.half, device))
         except DivergenceError:
             for buffer, before in zip(self._buffers, buffers, strict=True):
                 buffer.data.copy_(before)  # past autograd, whose graphs keep it, and have no use for it
@@ -197,8 +195,8 @@ class Stage:
         grad_input = self.updater.unscaled(x)
         scale = 1.0
         if self.checks_gradients:
-            keeps = self.updater.is_accumulating  # the mean that is stepped on is clipped
-            scale = check_and_clip(self.module, self._parameters, self.clip_grad_norm, keeps=keeps)
+            clips = not self.updater.is_accumulating  # else the mean that is stepped on is clipped
+            scale = check_and_clip(self.module, self._parameters, self.clip_grad_norm, clips=clips)
         for gradient in grad_input:
             check_grad_input(self.module, gradient)
             if scale < 1.0 and self.method.predicts:

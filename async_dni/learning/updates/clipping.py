@@ -10,18 +10,18 @@ from ..divergence import check_gradients
 
 
 def check_and_clip(
-    module: nn.Module, parameters: Sequence[nn.Parameter], most: float | None, *, keeps: bool = False
+    module: nn.Module, parameters: Sequence[nn.Parameter], most: float | None, *, clips: bool = True
 ) -> float:
     """Check the layers' gradients, and scale them down to the norm `most`; returns what they were scaled by.
 
-    With `keeps`, they are left as they are, and what they would be scaled by is returned. Raises `DivergenceError` where
+    Without `clips`, they are left as they are, and what they would be scaled by is returned. Raises `DivergenceError` where
     the norm, all taken as one vector, is not finite.
     """
     norm = norm_of(parameters)
     check_gradients(module, norm)
     if most is None:
         return 1.0
-    if not keeps:
+    if clips:
         nn.utils.clip_grads_with_norm_(parameters, most, norm)
     return min(1.0, most / (float(norm) + 1e-6))  # PyTorch's
 

@@ -22,6 +22,7 @@ sweep: $(VENV)/.installed-dev
 # About 20 minutes on 2 cores. benchmarks/README.md has the commands that its results were measured with, most of them longer.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/parity.py
+	$(BIN)/python benchmarks/parity_kinds.py
 	$(BIN)/python benchmarks/transport.py --rounds 1
 	$(BIN)/python benchmarks/throughput.py --workload 20x256 --seconds 2 --rounds 2
 	$(BIN)/python benchmarks/update_lock.py --rounds 1

@@ -69,8 +69,9 @@ def test_updates_with_too_large_a_scale_are_passed_over_in_one_stage(small_mnist
 CASES = [("cdni", 3), ("dni", 2), ("delayed", 2), ("backprop", None)]
 
 
-@pytest.mark.parametrize("loss_fn", [F.cross_entropy, steep], ids=["finite", "overflow"])
-@pytest.mark.parametrize("half", TYPES)
+@pytest.mark.parametrize(
+    ("half", "loss_fn"), [("bfloat16", F.cross_entropy), ("float16", steep)], ids=["bfloat16", "float16, overflow"]
+)
 @pytest.mark.parametrize(("method", "lag"), CASES)
 def test_fixed_lag_is_serial_and_resumes_to_the_bit(
     method: str, lag: int | None, half: str, loss_fn: Any, small_mnist: tuple, tmp_path: Path
@@ -195,7 +196,7 @@ class Joined(nn.Module):
         return self.linear(torch.cat([h, x * mask], 1))
 
 
-@pytest.mark.parametrize("half", TYPES)
+@pytest.mark.parametrize("half", ["float16"])
 @pytest.mark.parametrize(("method", "lag"), CASES)
 def test_several_tensors_between_stages(method: str, lag: int | None, half: str, tmp_path: Path) -> None:
     torch.manual_seed(2)

@@ -113,7 +113,7 @@ def wait_for_nothing(rank, results):
     threading.Event().wait()
 
 if __name__ == "__main__":
-    ranks.run_ranks(wait_for_nothing, 2, (), timeout=30.0)  # they load torch first
+    ranks.run_ranks(wait_for_nothing, 2, (), timeout=15.0)  # they load torch first
 """
 
 
@@ -132,7 +132,7 @@ def test_ranks_that_hang_say_where_and_are_ended(tmp_path: Path) -> None:
         check=False,
     )
     assert ended.returncode == 1
-    assert "TimeoutError: wait_for_nothing did not end within 30 seconds" in ended.stderr
+    assert "TimeoutError: wait_for_nothing did not end within 15 seconds" in ended.stderr
     assert ended.stderr.count("in wait_for_nothing") == 2, "both say where they are"
 
 

@@ -67,7 +67,7 @@ def by_hand(
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("name", SCHEDULERS)
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [3])
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_locked_with_a_schedule_equals_autograd_after_every_step(
     name: str, kind: str, workers: int, small_mnist: tuple, tmp_path: Path
@@ -79,8 +79,8 @@ def test_locked_with_a_schedule_equals_autograd_after_every_step(
         assert_same_bits(dict(model.state_dict()), checkpoint.model)
 
 
-@pytest.mark.parametrize("accumulate", [2, 3, 4, 20])
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("accumulate", [3, 20])
+@pytest.mark.parametrize("workers", [3])
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_locked_accumulation_equals_autograd_after_every_batch(
     accumulate: int, workers: int, small_mnist: tuple, tmp_path: Path
@@ -94,7 +94,7 @@ def test_locked_accumulation_equals_autograd_after_every_batch(
     assert all(stage["weight_version"] == len(steps) for stage in checkpoints[-1].stages)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 6])
+@pytest.mark.parametrize("workers", [1, 3])
 def test_locked_groups_of_parameters_equal_autograd(workers: int, small_mnist: tuple, tmp_path: Path) -> None:
     settings = {"method": "backprop", "batch_size": SIZE, "workers": workers, "optimizer": OPTIMIZERS["adam"]}
     checkpoints = train(tmp_path, seeded_fcn(6), small_mnist[0], STEPS, param_groups=decayed, **settings)
@@ -140,7 +140,7 @@ def test_groups_keep_their_share_of_a_stage_s_rate() -> None:
     assert [group["lr"] for group in made.param_groups] == [0.05, 0.2]
 
 
-@pytest.mark.parametrize(("method", "lag"), [("cdni", 1), ("cdni", 4), ("dni", 2), ("delayed", 3), ("backprop", None)])
+@pytest.mark.parametrize(("method", "lag"), [("cdni", 4), ("delayed", 3), ("backprop", None)])
 def test_fixed_lag_is_serial_and_resumes_to_the_bit(
     method: str, lag: int | None, small_mnist: tuple, tmp_path: Path
 ) -> None:

@@ -86,7 +86,7 @@ def test_batches_are_a_function_of_the_seed(name: str, batches: Any) -> None:
 
 
 @pytest.mark.parametrize("name", LOADERS)
-@pytest.mark.parametrize("start", [3, 5, 8])
+@pytest.mark.parametrize("start", [5])
 def test_a_run_that_goes_on_gets_the_batches_that_it_would_have_got(name: str, start: int, batches: Any) -> None:
     whole = batches(stream_of(loader(**LOADERS[name])))
     disturb()

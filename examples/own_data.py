@@ -66,7 +66,7 @@ def main() -> None:
         ("a DataLoader", loader, {}),
         ("an endless stream", Endless(), {"batch_size": 50}),
     ):
-        result = Trainer(network(), workers=3, **settings).fit(data, steps=120, eval_set=Bars(400))
+        result = Trainer(network(), workers=3, **settings).fit(data, steps=200, eval_set=Bars(400))
         print(f"{name:18} test error {result.test_error:.1f} %")
 
 

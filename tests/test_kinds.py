@@ -325,6 +325,22 @@ def test_a_batch_of_which_every_label_is_ignored_changes_nothing() -> None:
     assert_same_bits(dict(ours.state_dict()), dict(model.state_dict()))
 
 
+@pytest.mark.parametrize("method", ["backprop", "cdni", "dni"])
+def test_labels_that_a_function_ignores_are_ignored_as_by_the_module(method: str) -> None:
+    x, labels = rows()
+    labels = labels.where(labels > 0, -100)
+    labels[:40] = -100  # so that some batches have none
+    model, models = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, CLASSES)), []
+    for loss_fn in (nn.CrossEntropyLoss(), nn.functional.cross_entropy):
+        settings: dict[str, Any] = {"method": method, "workers": 2, "batch_size": 3, "lag": 1, "serial": True}
+        trainer = Trainer(
+            model, loss_fn=loss_fn, optimizer=sgd, threads_per_worker=1, synthesizer_hidden=(), **settings
+        )
+        models.append(trainer.fit((x, labels), steps=30).model)
+    assert_same_bits(dict(models[0].state_dict()), dict(models[1].state_dict()))
+    assert not torch.equal(models[0][0].weight, model[0].weight)  # type: ignore[arg-type]
+
+
 class Noisy(nn.Module):
     """Noise of numpy and of Python, in a layer."""
 

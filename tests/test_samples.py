@@ -100,7 +100,8 @@ def test_labels_that_the_loss_ignores_are_allowed() -> None:
     labels.check(target, ROWS)
     with pytest.raises(DataError, match="sample 10 has label -100"):
         Labels.of(nn.CrossEntropyLoss(ignore_index=2), output, target).check(target, ROWS)
-    for other in (nn.MSELoss(), nn.functional.cross_entropy):
+    assert Labels.of(nn.functional.cross_entropy, output, target) == labels, "the function is the module's"
+    for other in (nn.MSELoss(), lambda output, target: nn.functional.cross_entropy(output, target)):
         assert Labels.of(other, output, target) is None
     assert Labels.of(nn.CrossEntropyLoss(), output, torch.rand(3, 4)) is None, "shares of classes"
 

@@ -15,9 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .brought.parts import Parts, differ_in_length, each, form_of_one, leaves
+from ..learning.losses import ignored_label
+from ..learning.structure import mapped, parts_of
+from .brought.parts import Parts, differ_in_length, form_of_one
 from .samples import ONE_LENGTH, DataError, names
 
 
@@ -31,11 +33,10 @@ class Labels:
     @classmethod
     def of(cls, loss_fn: object, output: Tensor, target: Tensor) -> Labels | None:
         """Those of a loss that is known to take labels, by the network's output `[batch, classes, ...]`; else None."""
-        if not isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss):
+        ignored = ignored_label(loss_fn)
+        if ignored is None or target.is_floating_point() or output.dim() != target.dim() + 1:
             return None
-        if target.is_floating_point() or output.dim() != target.dim() + 1:
-            return None
-        return cls(output.shape[1], loss_fn.ignore_index)
+        return cls(output.shape[1], ignored)
 
     def check(self, target: Tensor, indices: Tensor) -> None:
         """Raise `DataError` where one of the targets `[batch, ...]` of these samples is another label."""
@@ -83,13 +84,13 @@ class BatchCheck:
         """Raise `DataError` where a sample of this batch is not like the first batch's, or holds what it may not."""
         found = f"{form_of_one(x)} and {form_of_one(target)}"
         if self._like is None:
-            self._like, self._form = (each(_empty, x), _empty(target)), found
+            self._like, self._form = (mapped(_empty, x), _empty(target)), found
         if found != self._form:
             reason = f"{found}, where the first batch had {self._form}"
             if self._misfit is not None:
                 raise self._misfit(indices, reason)
             raise _another(indices, reason, differ_in_length((x, target), self._like))
-        for part in (*leaves(x), target):
+        for part in (*parts_of(x), target):
             check_finite(part, indices)
         if self.labels is not None:
             self.labels.check(target, indices)

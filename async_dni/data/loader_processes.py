@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..learning.batch import Batch
+from ..learning.structure import mapped
 from .brought.loaders import GONE, deaths_unheard, is_death
-from .brought.parts import each
 from .samples import DataError
 
 AHEAD = 2  # batches that each process loads ahead
@@ -62,7 +62,7 @@ class _Loads(Dataset):
             cause = error.__cause__
             details = "" if cause is None else "".join(traceback.format_exception(cause))
             return _Failure(error.where, error.problem, error.batch, details)
-        return each(_packed, batch.x), _packed(batch.target)
+        return mapped(_packed, batch.x), _packed(batch.target)
 
 
 class LoaderProcesses:
@@ -106,7 +106,7 @@ class LoaderProcesses:
         if isinstance(loaded, _Failure):
             raise loaded.error()
         x, target = loaded
-        return Batch(index, each(_unpacked, x), _unpacked(target))
+        return Batch(index, mapped(_unpacked, x), _unpacked(target))
 
     def close(self) -> None:
         """End the processes, also those that are loading."""

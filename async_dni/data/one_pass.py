@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ..learning.structure import mapped
 from .brought.loaders import generators_kept, generators_of, in_process, named, taken_apart
-from .brought.parts import Parts, cast, each
+from .brought.parts import Parts, cast
 from .samples import DataError, get_batch
 
 Taken = tuple[Tensor, Parts, Tensor]
@@ -59,5 +60,5 @@ def first_sample(dataset: Dataset) -> Taken:
     """A batch of the first sample. Raises `DataError` where there is none."""
     with closing(in_batches(dataset, 1)) as batches:
         for indices, x, target in batches:
-            return indices[:1], each(lambda part: part[:1], x), target[:1]
+            return indices[:1], mapped(lambda part: part[:1], x), target[:1]
     raise DataError("pass 1", "ended after 0 batches; allowed: at least one", 0)

@@ -12,7 +12,8 @@ from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from ..foundation.error import ConfigError
 from ..learning.pickling import UNPICKLABLE, SharingPickler
-from .brought.parts import Parts, differ_in_length, form, is_pair, leaves, split
+from ..learning.structure import parts_of
+from .brought.parts import Parts, differ_in_length, form, is_pair, split
 
 ONE_LENGTH = "pad sequences to one length, in the data set or a DataLoader's collate_fn"
 
@@ -107,7 +108,7 @@ def _collated(
 
 def has_rows(parts: tuple[Parts, Tensor], rows: int) -> bool:
     """Whether all tensors of x and the targets have so many rows."""
-    return all(part.shape[:1] == (rows,) for part in (*leaves(parts[0]), parts[1]))
+    return all(part.shape[:1] == (rows,) for part in (*parts_of(parts[0]), parts[1]))
 
 
 def misfit(dataset: Any, samples: Sequence[Any], indices: Tensor, reason: str) -> DataError:

@@ -178,8 +178,3 @@ def _refused(name: str, arguments: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ConfigError("synthesizer", name, f"it can't be made of {arguments} ({reason(error)})") from error
-
-
-def boundaries_of(made: Sequence[Made], job: Job, trial: Trial) -> list[Boundary]:
-    """What comes with the synthesizers, for measuring."""
-    return [each.boundary(job, trial, block) for block, each in enumerate(made)]

@@ -9,12 +9,12 @@ import torch
 from torch.utils.data import Dataset
 
 from ..foundation.error import ConfigError, reason
+from ..learning.losses import ignored_label
 from ..learning.metrics import METRICS, Metric
 from ..learning.metrics.metric import takes_labels
 from ..network.trial import Trial
 from ..record.early_stopping import ERROR, LOSS, EarlyStopping
 from ..record.scores.collected import as_number
-from ..record.scores.loss import ignored_label
 from .job import Job
 
 

@@ -21,7 +21,7 @@ from ..network.partition import balance, check_shared, partition
 from ..network.step import try_steps
 from ..network.trial import Trial, check_one_row
 from ..runtime.machine.device import threads_per_worker
-from .boundaries import Made, boundaries_of, make_boundaries
+from .boundaries import Made, make_boundaries
 from .habits import check_habits, make_habits
 from .job import Job
 from .prepare import Prepared
@@ -124,7 +124,7 @@ def _split(job: Job, spec: StageSpec, made: Sequence[Made], prepared: Prepared) 
     # with a lag, the result is to depend on the seed alone, so cuts not on time
     if config.effective_lag is None:
         with refused("train_set"), suppress(DivergenceError):  # a worker will tell where it diverged
-            boundaries = boundaries_of(made, job, trial)
+            boundaries = [each.boundary(job, trial, block) for block, each in enumerate(made)]
             threads = threads_per_worker(config)
             try_steps([spec], trial.first)  # what is measured makes steps, too
             # what is loaded in processes of its own costs stage 0 nothing

@@ -17,7 +17,7 @@ from ..data.samples import refused
 from ..foundation.error import ConfigError
 from ..learning.autocast import autocast
 from ..learning.structure import mapped
-from ..network.outputs import copied_whole, materialized
+from ..network.outputs import materialized
 from ..network.trial import Trial, check_one_row, optimizer_name, try_out
 from ..record.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from ..record.early_stopping import EarlyStopping
@@ -95,7 +95,7 @@ def find_run_dir(config: TrainerConfig, runs: Path | None) -> RunDir | None:
 
 def _identity(job: Job, model: nn.Sequential, stream: Batches, trial: Trial) -> dict[str, Any]:
     config, target = job.config, trial.first.target.contiguous()
-    trained = [parameter for parameter in copied_whole(model).parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return {
         "method": config.method,
         "seed": config.seed,

@@ -14,12 +14,12 @@ from ..data.augment import Augment
 from ..data.batches import Batches
 from ..data.brought.forms import as_source, is_iterable, loader_of
 from ..data.brought.loaders import ANY_SIZE, batches_of, largest_of
-from ..data.brought.parts import leaves
 from ..data.iterated_stream import IteratedStream
 from ..data.one_pass import OnePass
 from ..data.samples import refused
 from ..data.stream import BatchStream
 from ..foundation.error import ConfigError
+from ..learning.structure import parts_of
 from ..record.evaluator import MOST_SAMPLES
 from .job import Job
 
@@ -46,7 +46,7 @@ def _batch_size(config: TrainerConfig, loader: DataLoader[Any]) -> int:
         return largest
     with refused("train_set"):
         first = IteratedStream(loader, loader, ANY_SIZE, 1, config.seed, config.target)[0]
-    return len(leaves(first.x)[0])
+    return len(parts_of(first.x)[0])
 
 
 def make_stream(job: Job, train_set: object, epochs: int | None, steps: int | None) -> Batches:

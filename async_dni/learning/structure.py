@@ -39,7 +39,7 @@ def together(parts: Sequence[Tensor], layout: Any) -> Structure:
     return parts[0] if layout is None else pytree.tree_map(lambda number: parts[number], layout)
 
 
-def mapped(function: Callable[[Tensor], Tensor], structure: Structure) -> Structure:
+def mapped(function: Callable[[Any], Any], structure: Structure) -> Structure:
     """A structure of what `function` makes of each part."""
     return function(structure) if isinstance(structure, Tensor) else pytree.tree_map(function, structure)
 

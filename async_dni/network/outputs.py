@@ -79,11 +79,8 @@ def _uncopied(model: nn.Sequential) -> str:
 
 def _outputs(model: nn.Sequential, x: Structure, like: Sequence[Structure] = ()) -> list[Structure]:
     """Every block's output; where there are others, `like`, it is to be put together as they are."""
-    x, outputs, rows = (
-        mapped(Tensor.clone, x),
-        list[Structure](),
-        len(parts_of(x)[0]),
-    )  # cloned: a block may work in place
+    outputs, rows = list[Structure](), len(parts_of(x)[0])
+    x = mapped(Tensor.clone, x)  # a block may work in place
     for index, (name, block) in enumerate(named_blocks(model)):
         try:
             h = block(x)

@@ -22,6 +22,7 @@ from ..foundation.error import ConfigError, reason
 from ..learning.batch import Batch
 from ..learning.blocks import copy_of
 from ..learning.condition import Condition, OwnCondition, condition_of
+from ..learning.losses import ignored_label
 from ..learning.methods import Loss, MethodSpec
 from ..learning.random_state import seeded
 from ..learning.stage import OptimizerFactory
@@ -80,11 +81,10 @@ def _condition(
 ) -> Condition | None:
     if not method.conditioned:
         return None
-    takes_classes = isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss)
-    ignored = loss_fn.ignore_index if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss) else None
+    ignored = ignored_label(loss_fn)  # of a loss of labels
     name = getattr(own, "__name__", type(own).__name__)
     try:
-        condition = condition_of(output, target, ignored=ignored, classes_first=takes_classes, own=own)
+        condition = condition_of(output, target, ignored=ignored, classes_first=ignored is not None, own=own)
     except Exception as error:
         took = f"it does not take targets {list(target.shape)} {target.dtype} ({reason(error)})"
         raise ConfigError("condition", name, took) from error

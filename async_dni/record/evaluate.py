@@ -20,12 +20,13 @@ from torch.utils.data import Dataset
 from ..data.batch_check import Labels
 from ..data.batches import EVALUATING
 from ..data.one_pass import in_batches
+from ..learning.losses import ignored_label
 from ..learning.methods import Loss
 from ..learning.metrics import Metric, MetricFunction
 from ..learning.random_state import seeded
 from .scores.collected import Collected, as_number
 from .scores.confusion import Confusion
-from .scores.loss import StreamedLoss, ignored_label
+from .scores.loss import StreamedLoss
 
 _LOSS = ""  # among functions of outputs and targets; no metric has that name
 

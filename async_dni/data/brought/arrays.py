@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .parts import Parts, as_tensor, each, leaves
+from ...learning.structure import mapped, parts_of
+from .parts import Parts, as_tensor
 
 Column = Any
 """A tensor, or a `numpy.memmap`: rows of that are read from its file when they are wanted."""
@@ -26,7 +27,7 @@ class Arrays(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Parts, Tensor]:
         x, target = self.get_batch(torch.tensor([index]))
-        return each(lambda part: part[0], x), target[0]
+        return mapped(lambda part: part[0], x), target[0]
 
     def get_batch(self, indices: Tensor) -> tuple[Parts, Tensor]:
         """Rows of all columns."""
@@ -34,12 +35,12 @@ class Arrays(Dataset):
         def rows(column: Column) -> Tensor:
             return as_tensor(column[indices.numpy()]) if is_mapped(column) else column.index_select(0, indices)
 
-        return each(rows, self.x), rows(self.target)
+        return mapped(rows, self.x), rows(self.target)
 
     @property
     def in_memory(self) -> tuple[Tensor, ...] | None:
         """All columns, targets last; None where some are in files."""
-        columns = (*leaves(self.x), self.target)
+        columns = (*parts_of(self.x), self.target)
         return None if any(map(is_mapped, columns)) else columns
 
 

@@ -20,12 +20,13 @@ from torch.utils.data import (
 
 from ...foundation.error import ConfigError
 from ...learning.random_state import seeded
+from ...learning.structure import parts_of
 from ..batches import ITERATING
 from ..samples import is_tensors
 from ..source import Source
 from .arrays import Arrays, Column, as_column
 from .loaders import batches_of, generators_kept
-from .parts import form, leaves, target_name
+from .parts import form, target_name
 
 ALLOWED = (
     "allowed: a data set of (sample, target) pairs or dictionaries with a length, a DataLoader, a pair of tensors or arrays "
@@ -142,7 +143,7 @@ def _arrays(x: Any, target: Any, setting: str, given: object) -> Dataset:
         made = Arrays(_columns(x), as_column(target))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(setting, form(given), f"{error}; {ALLOWED}") from None
-    columns: list[Column] = [*leaves(made.x), made.target]
+    columns: list[Column] = [*parts_of(made.x), made.target]
     if any(not column.shape or len(column) != len(columns[0]) for column in columns):
         raise ConfigError(setting, form(given), f"{ALLOWED}, with a row for each sample")
     return made

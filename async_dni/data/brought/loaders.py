@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ...learning.random_state import seeded
+from ...learning.structure import parts_of
 from ..batches import ITERATING
 from ..samples import DataError, has_rows, raised
-from .parts import Parts, form, leaves, split
+from .parts import Parts, form, split
 
 LOOKED_AT = 1000  # batches of a sampler that does not say how many it has, and may have no end
 
@@ -119,7 +120,7 @@ def taken_apart(given: object, target: str | None, index: int, most: int | None 
     except (TypeError, ValueError) as error:
         allowed = f"is {form(given)}, {error}; allowed: samples and targets that are tensors or arrays"
         raise DataError("what the DataLoader gives", allowed, index) from None
-    rows = len(leaves(x)[0]) if leaves(x)[0].dim() else 0
+    rows = len(parts_of(x)[0]) if parts_of(x)[0].dim() else 0
     if not has_rows((x, y), rows) or not 1 <= rows <= (most or rows):
         if most is None or most == ANY_SIZE:
             allowed = "batches, with a row of each for each sample; with batch_size=None the data set makes them"

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ...learning.structure import mapped
 
 TARGETS = ("labels", "label", "target", "targets", "y")
 """What targets are called in a dictionary where nobody says."""
@@ -93,20 +95,6 @@ def _signed(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(wider.get(f"{dtype.kind}{dtype.itemsize}", dtype.newbyteorder("=")))
 
 
-def leaves(parts: Parts) -> list[Tensor]:
-    """The tensors in x, in order."""
-    if isinstance(parts, dict):
-        return list(parts.values())
-    return list(parts) if isinstance(parts, tuple) else [parts]
-
-
-def each(function: Callable[[Any], Any], parts: Parts) -> Parts:
-    """What `function` makes of each tensor, in the same structure."""
-    if isinstance(parts, dict):
-        return {name: function(part) for name, part in parts.items()}
-    return tuple(map(function, parts)) if isinstance(parts, tuple) else function(parts)
-
-
 def cast(x: Parts, target: Tensor, dtype: torch.dtype | None) -> tuple[Parts, Tensor]:
     """Floats as the network has them, where it has any; targets that are whole numbers as int64. Other x stay as they are."""
 
@@ -114,7 +102,7 @@ def cast(x: Parts, target: Tensor, dtype: torch.dtype | None) -> tuple[Parts, Te
         return part.to(dtype) if dtype is not None and part.is_floating_point() else part
 
     is_whole = not (target.is_floating_point() or target.is_complex() or target.dtype == torch.bool)
-    return each(floats, x), target.to(torch.int64) if is_whole else floats(target)
+    return mapped(floats, x), target.to(torch.int64) if is_whole else floats(target)
 
 
 def form(value: object) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..autocast import autocast
-from ..divergence import check_loss
+from ..divergence import DivergenceError, check_loss
+from ..losses import OF_LABELS, as_module
 from .method import Loss, Method
 
 
@@ -21,9 +22,12 @@ class LossGradient(Method):
         leaf, self.loss = (h.float() if self.half == "float16" else h).detach().requires_grad_(), None
         with autocast(self.half, h.device):
             loss = self.loss_fn(leaf, target)
-        if not torch.isfinite(loss.detach()) and counts_nothing(self.loss_fn, target):
+        try:
+            check_loss(loss.detach(), "loss")
+        except DivergenceError:
+            if not counts_nothing(self.loss_fn, target):
+                raise
             return torch.zeros_like(h)  # a mean over nothing
-        check_loss(loss.detach(), "loss")
         self.loss = loss.detach()
         (grad,) = torch.autograd.grad(loss, leaf)
         return grad
@@ -34,7 +38,8 @@ class LossGradient(Method):
 
 def counts_nothing(loss_fn: Loss, target: Tensor) -> bool:
     """Whether a loss of labels ignores all of a batch's, or weighs them with 0."""
-    if not isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss) or target.is_floating_point():
+    loss = as_module(loss_fn)
+    if not isinstance(loss, OF_LABELS) or target.is_floating_point():
         return False
-    counted = target[target != loss_fn.ignore_index]
-    return not counted.numel() or (loss_fn.weight is not None and not bool(loss_fn.weight[counted].any()))
+    counted = target[target != loss.ignore_index]
+    return not counted.numel() or (loss.weight is not None and not bool(loss.weight[counted].any()))

@@ -25,12 +25,13 @@ import argparse
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import checkout  # noqa: F401  (it finds the package)
 import torch
@@ -55,6 +56,11 @@ class Contender:
     name: str
     measure: Callable[[], Measured]
     warm_up: Callable[[], object] | None = None
+    family: str | None = None  # of contenders that only differ in a setting: see `compare`
+
+
+class UnavailableError(Exception):
+    """A contender can't be measured here; says why, in a few words."""
 
 
 def parse_arguments(
@@ -126,14 +132,26 @@ def chosen_from(names: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def take_turns(name: str, contenders: Mapping[K, Callable[[int], T]], rounds: int) -> dict[K, list[T]]:
-    """What each contender returns in each round; it is called with the round's number, from 0: a seed."""
+    """What each contender returns in each round; it is called with the round's number, from 0: a seed.
+
+    Who has had its turn, and for how long, is said on standard error.
+    """
     results: dict[K, list[T]] = {contender: [] for contender in contenders}
-    with Console(stderr=True).status(name, refresh_per_second=1) as status:
+    console = Console(stderr=True)
+    with console.status(name, refresh_per_second=1) as status:
         for number in range(rounds):
             for contender, measure in contenders.items():
-                status.update(f"{name}: round {number + 1} of {rounds}: {contender}")
+                turn, began = f"{name}: round {number + 1} of {rounds}: {contender}", time.monotonic()
+                status.update(turn)
                 results[contender].append(measure(number))
+                console.print(f"{turn}: {time.monotonic() - began:.1f} s", highlight=False, markup=False)
     return results
+
+
+def refuse(script: str, option: str, given: object, allowed: str) -> NoReturn:
+    """End as argparse does, where an option turns out wrong beside others."""
+    print(f"{script}: error: {option}: got {given}; allowed: {allowed}", file=sys.stderr)
+    sys.exit(2)
 
 
 def compare(
@@ -144,21 +162,59 @@ def compare(
     reference: str | None = None,
     panel: str | None = None,
     warm_up: bool = True,
+    best_of_families: bool = False,
 ) -> list[Case]:
     """Measure contenders in rounds; a case for each metric, with the ratio of `reference` to each other contender.
 
     `panel`: the title of the plot's panel that the cases share; their name by default. `warm_up`: False where none
-    is needed, or it is to be seen that all works, and no more.
+    is needed, or it is to be seen that all works, and no more. `best_of_families`: after the warm-up, only the fastest of
+    each family goes on; their warm-ups return a speed. Those that are `UnavailableError`, and those that stay behind, are
+    missing in the first case, with the reason.
     """
+    missing: dict[str, str] = {}
     if warm_up:
-        first = {one.name: partial(_without_round, one.warm_up or one.measure) for one in contenders}
-        take_turns(f"{name}: warm-up", first, 1)
-    results = take_turns(name, {one.name: partial(_without_round, one.measure) for one in contenders}, rounds)
-    return cases(name, settings, results, reference, panel)
+        first = {
+            one.name: partial(_unless_missing, missing, one.name, one.warm_up or one.measure) for one in contenders
+        }
+        speeds = {key: found[0] for key, found in take_turns(f"{name}: warm-up", first, 1).items()}
+        if best_of_families:
+            missing |= slower(contenders, {key: speed for key, speed in speeds.items() if speed is not None})
+    turns = {
+        one.name: partial(_unless_missing, missing, one.name, one.measure)
+        for one in contenders
+        if one.name not in missing
+    }
+    results = take_turns(name, turns, rounds)
+    measured = cases(
+        name, settings, {key: each for key, each in results.items() if key not in missing}, reference, panel
+    )
+    if missing and measured:
+        measured[0].missing = missing
+    return measured
 
 
-def _without_round(measure: Callable[[], T], number: int) -> T:
-    return measure()
+def slower(contenders: Sequence[Contender], speeds: Mapping[str, Any]) -> dict[str, str]:
+    """Those that another of their family left behind, and how."""
+    best: dict[str, str] = {}
+    for one in contenders:
+        if one.family is not None and one.name in speeds:
+            other = best.setdefault(one.family, one.name)
+            best[one.family] = max(one.name, other, key=lambda each: speeds[each])
+    behind = [one for one in contenders if one.name in speeds and best.get(one.family or "", one.name) != one.name]
+    return {
+        one.name: f"slower than {best[one.family or '']} in the warm-up: {_number(speeds[one.name])}" for one in behind
+    }
+
+
+def _unless_missing(missing: dict[str, str], name: str, measure: Callable[[], Any], number: int) -> Any:
+    """What is measured; None where the contender is, or turns out to be, unavailable."""
+    if name in missing:
+        return None
+    try:
+        return measure()
+    except UnavailableError as reason:
+        missing[name] = str(reason)
+        return None
 
 
 def report(

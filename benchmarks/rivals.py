@@ -1,13 +1,15 @@
 """What PyTorch itself offers to train the same network with: each in fresh processes, timed by rank 0 after a warm-up.
 
-Every function here is a process's entry, for `ranks.run_ranks`. `results` gets samples per second.
+Functions that take a rank are a process's entry, for `ranks.run_ranks`. `results` gets samples per second.
 """
 
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,9 +18,8 @@ from typing import Any
 import torch
 from ranks import process_group
 from torch import Tensor, distributed, nn
-from torch.utils.data import TensorDataset
+from workloads import part_of, targets_of
 
-from async_dni.data.image_dataset import ImageDataset
 from async_dni.data.stream import BatchStream
 from async_dni.learning.batch import Batch
 from async_dni.learning.stage import StageSpec
@@ -33,7 +34,7 @@ class Job:
     """The same work for every rival. They copy the model: what processes are given by `torch.multiprocessing`, they share."""
 
     model: nn.Sequential
-    dataset: ImageDataset  # its length is a multiple of the batch size: pipelines take batches of one size only
+    dataset: Any  # its length is a multiple of the batch size: pipelines take batches of one size only
     batch_size: int
     steps: int
     threads: int  # of each process
@@ -63,16 +64,67 @@ class Job:
 adam = partial(torch.optim.Adam, lr=1e-3, fused=True)
 
 
-def locked(rank: int, results: Any, job: Job) -> None:
-    """Backpropagation in one process: a plain loop."""
+@dataclass(frozen=True)
+class Plain:
+    """How one process trains by itself."""
+
+    threads: int
+    compiled: bool = False  # by torch.compile
+    channels_last: bool = False  # its convolutions' layout in memory
+
+    @property
+    def name(self) -> str:
+        """What is said after the number of threads."""
+        return ", compiled" * self.compiled + ", channels last" * self.channels_last
+
+    def prepare(
+        self, model: nn.Module, compiled_for: Sequence[tuple[Tensor, Tensor]] = ()
+    ) -> Callable[[Tensor], Tensor]:
+        """The model as it is called in training, in this process. It is changed in its layout only.
+
+        Compiled, it is run on batches like `compiled_for`, forward and backward, so that no time is taken later: nothing is
+        stepped, gradients are dropped, and buffers put back.
+        """
+        torch.set_num_threads(self.threads)
+        if self.channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if not self.compiled:
+            return model
+        import torch._inductor.config as inductor  # slow to load, and only compiled models need it
+
+        inductor.compile_threads = 1  # here: a pool of processes would outlive this one
+        inductor.cpp.threads = self.threads
+        called: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False)
+        before = copy.deepcopy(model.state_dict())
+        for x, target in compiled_for:
+            nn.functional.cross_entropy(called(self.laid_out(x)), target).backward()
+        model.zero_grad(set_to_none=True)
+        model.load_state_dict(before)
+        return called
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """A batch as its layers want it."""
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+
+def no_compiler() -> str | None:
+    """Why torch.compile can't be used here, if that is so."""
+    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
+    found = any(shutil.which(compiler) for compiler in compilers)
+    return None if found else f"torch.compile needs a C++ compiler; there is no {' or '.join(compilers)}"
+
+
+def locked(rank: int, results: Any, job: Job, plain: Plain) -> None:
+    """Backpropagation in one process: a plain loop. What is compiled is compiled before the warm-up's steps."""
     job.prepare()
     stream, model, loss_fn = job.stream(), copy.deepcopy(job.model).train(), nn.CrossEntropyLoss()
+    forward = plain.prepare(model, [(stream[0].x, stream[0].target)])
     optimizer = adam(model.parameters())
 
     def step(index: int) -> None:
         batch = stream[index]
         optimizer.zero_grad(set_to_none=True)
-        loss_fn(model(batch.x), batch.target).backward()
+        loss_fn(forward(plain.laid_out(batch.x)), batch.target).backward()
         optimizer.step()
 
     results.send(job.samples_per_second(step, lambda: None))
@@ -81,8 +133,8 @@ def locked(rank: int, results: Any, job: Job) -> None:
 def data_parallel(rank: int, results: Any, job: Job, rendezvous: Path, ranks: int) -> None:
     """DistributedDataParallel: each process has the whole network, a share of the data and of each batch."""
     job.prepare()
-    share = copy.copy(job.dataset)
-    share.images, share.labels = share.images[rank::ranks], share.labels[rank::ranks]
+    samples = len(job.dataset) // ranks
+    share = part_of(job.dataset, rank * samples, (rank + 1) * samples)
     stream, loss_fn = job.stream(share, ranks), nn.CrossEntropyLoss()
     with process_group(rank, ranks, rendezvous):
         model = nn.parallel.DistributedDataParallel(copy.deepcopy(job.model).train())
@@ -100,32 +152,45 @@ def data_parallel(rank: int, results: Any, job: Job, rendezvous: Path, ranks: in
         _put(rank, results, job.samples_per_second(step, distributed.barrier))
 
 
+GPIPE, ONE_F_ONE_B, ZERO_BUBBLE, ZERO_BUBBLE_V = "GPipe", "1F1B", "zero-bubble", "zero-bubble V"
+SCHEDULES = {
+    GPIPE: "ScheduleGPipe",
+    ONE_F_ONE_B: "Schedule1F1B",
+    ZERO_BUBBLE: "ScheduleInterleavedZeroBubble",
+    ZERO_BUBBLE_V: "ScheduleZBVZeroBubble",
+}
+
+
+def places(schedule: str, rank: int, ranks: int, stages: int) -> list[int]:
+    """The stages of a rank: every so many, or down the ranks and up again."""
+    if schedule == ZERO_BUBBLE_V:
+        return [rank, 2 * ranks - 1 - rank]
+    return list(range(rank, stages, ranks))
+
+
 def pipeline(
-    rank: int, results: Any, job: Job, rendezvous: Path, schedule: str, split: list[int], microbatches: int
+    rank: int, results: Any, job: Job, rendezvous: Path, ranks: int, schedule: str, split: list[int], microbatches: int
 ) -> None:
-    """A stage of `ScheduleGPipe` or `Schedule1F1B`. Batch norm sees a microbatch, not the batch."""
+    """A rank of a schedule of torch.distributed.pipelining. Batch norm sees a microbatch, not the batch."""
     from torch.distributed import pipelining  # slow to load, and no other rival needs it
 
     job.prepare()
-    stages = partition(copy.deepcopy(job.model).train(), split)
-    last = len(stages) - 1
-    labels = job.dataset.labels
-    # the last stage needs the targets only, in the order of the first one's samples
-    stream = job.stream(TensorDataset(labels, labels) if rank == last else job.dataset)
-    with process_group(rank, len(stages), rendezvous):
-        stage = pipelining.PipelineStage(stages[rank], rank, len(stages), torch.device("cpu"))
-        make = {"GPipe": pipelining.ScheduleGPipe, "1F1B": pipelining.Schedule1F1B}[schedule]
-        pipe = make(stage, microbatches, loss_fn=nn.CrossEntropyLoss())
-        optimizer = adam(stages[rank].parameters())
+    parts = partition(copy.deepcopy(job.model).train(), split)
+    mine = places(schedule, rank, ranks, len(parts))
+    is_first, is_last = 0 in mine, len(parts) - 1 in mine
+    # a rank without the first stage needs the targets only, in the order of the samples
+    stream = job.stream(job.dataset if is_first else targets_of(job.dataset))
+    with process_group(rank, ranks, rendezvous):
+        stages = [pipelining.PipelineStage(parts[i], i, len(parts), torch.device("cpu")) for i in mine]
+        given = stages[0] if schedule in (GPIPE, ONE_F_ONE_B) else stages
+        pipe = getattr(pipelining, SCHEDULES[schedule])(given, microbatches, loss_fn=nn.CrossEntropyLoss())
+        optimizer = adam([parameter for i in mine for parameter in parts[i].parameters()])
 
         def step(index: int) -> None:
             optimizer.zero_grad(set_to_none=True)
-            if rank == 0:
-                pipe.step(stream[index].x)
-            elif rank == last:
-                pipe.step(target=stream[index].target, losses=[])
-            else:
-                pipe.step()
+            batch = stream[index] if is_first or is_last else None
+            inputs = [batch.x] if is_first and batch is not None else []
+            pipe.step(*inputs, **({"target": batch.target, "losses": []} if is_last and batch is not None else {}))
             optimizer.step()
 
         _put(rank, results, job.samples_per_second(step, distributed.barrier))

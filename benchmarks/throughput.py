@@ -1,21 +1,28 @@
 """How many samples a second does asynchronous training get through, against all that a user would take instead?
 
-The same network, global batch, optimizer (fused Adam), data and cores for all:
+The same network, global batch, optimizer (fused Adam), data and cores for all, each rival at its best settings:
 
-  cdni, dni, delayed    stages in processes of their own, none locked to another. dni's default synthesizers, with two
-                        hidden layers of 1024, cost more than most stages here; "dni, linear" has cdni's, without labels
+  cdni, dni, delayed, …   stages in processes of their own, none locked to another (benchmarks/contenders.py has them, and
+                        --contender adds one). dni's default synthesizers, with two hidden layers of 1024, cost more than
+                        most stages here; "dni, linear" has cdni's, without labels
   cdni, float32         its synthesizers multiply in float32; by default (all other rows) they multiply in bfloat16 where
                         the processor does that and predictions are large. Layers are float32 everywhere, unless
                         --matmul-precision changes them: for all contenders alike
   cdni, every 2nd       with --synthesizer-every 2: every other batch's gradient is not computed, sent or learnt from
   cdni, every 4th       with --synthesizer-every 4
   backprop, same workers   locked: each stage waits for the true gradient of each batch
-  locked, N threads     backprop in one process
-  GPipe, 1F1B           torch.distributed.pipelining over gloo, a stage a process, for several numbers of microbatches.
-                        Their batch norm sees a microbatch: it is not the same computation, to their advantage or not
+  locked, N threads     backprop in one process; compiled by torch.compile, too, where there is a C++ compiler (it compiles
+                        in the warm-up: that time is not counted), and with convolutions' channels last in memory, too
+  GPipe, 1F1B, zero-bubble   torch.distributed.pipelining over gloo, for several numbers of microbatches: a stage a process;
+                        zero-bubble (ScheduleInterleavedZeroBubble) two, where there are as many blocks, and zero-bubble V
+                        (ScheduleZBVZeroBubble) two always. Their batch norm sees a microbatch: it is not the same computation,
+                        to their advantage or not
   DDP                   DistributedDataParallel over gloo, two processes, half of each batch in each
   limit of cdni         what the arithmetic allows: each stage timed alone with nothing to wait for; a batch takes the
                         longer of all stages' work shared by the cores, and the slowest stage
+
+--best keeps, after the warm-up, the fastest of each rival's settings only (compiled or not, how many microbatches), and measures
+that. A rival that can't run here is in the table with the reason.
 
 For cdni the table also says where each stage's time goes, in milliseconds a batch: computing (beside the same stage alone,
 as in the limit), loading and sending, snapshots, waiting.
@@ -27,22 +34,24 @@ runs in async_dni's workers starts with the first batch; that of the rivals afte
 from __future__ import annotations
 
 import argparse
-import copy
 import math
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import rivals
 import torch
 from case import Case, Measured, Metric
-from harness import Contender, compare, fit, parse_arguments, positive, report
+from contenders import LOCKED, add_contender_option, named
+from harness import Contender, UnavailableError, compare, fit, parse_arguments, positive, refuse, report
 from ranks import run_ranks
+from rivals import GPIPE, ONE_F_ONE_B, ZERO_BUBBLE, ZERO_BUBBLE_V, Plain
+from torch.multiprocessing.spawn import ProcessException
+from workloads import MAPS, WORKLOADS, Data, Workload, add_data_options, whole_batches
 
-from async_dni import ImageDataset, Trainer, fcn, load_dataset
+from async_dni import Trainer
 from async_dni.data.stream import BatchStream
 from async_dni.foundation.cores import usable_cores
 from async_dni.learning.precision import MATMUL_PRECISIONS
@@ -57,99 +66,86 @@ PHASES = {  # of a worker's seconds, as its summary has them
     "waiting": ("wait_activation", "wait_gradient", "wait_room"),
 }
 LIMIT = "limit of cdni"
+DEFAULT = ("3x256", "20x256", "20x128")
+RIVALS_TIMEOUT = 180.0  # seconds, besides ten times what a measurement is to take
 
 
-@dataclass(frozen=True)
-class Workload:
-    """A fully connected network of so many layers, the output layer included."""
-
-    layers: int
-    width: int
-    batch_size: int
-    workers: int
-
-    def microbatches(self, least: int) -> list[int]:
-        """Numbers of microbatches, at least so many: 2, 4 and 8, or the next that divide the batch."""
-        numbers = [next(m for m in range(near, self.batch_size + 1) if self.batch_size % m == 0) for near in (2, 4, 8)]
-        return [m for m in dict.fromkeys(numbers) if m >= least]
-
-
-WORKLOADS = {
-    "3x256": Workload(3, 256, 250, 3),
-    "20x256": Workload(20, 256, 256, 2),
-    "20x128": Workload(20, 128, 64, 2),
-}
-
-METHODS: dict[str, dict[str, Any]] = {
-    "cdni": {"method": "cdni"},
-    "cdni, float32": {"method": "cdni", "synthesizer_matmul_precision": "highest"},
-    "cdni, every 2nd": {"method": "cdni", "synthesizer_every": 2},
-    "cdni, every 4th": {"method": "cdni", "synthesizer_every": 4},
-    "dni": {"method": "dni"},
-    "dni, linear": {"method": "dni", "synthesizer_hidden": ()},
-    "delayed": {"method": "delayed"},
-    "backprop, same workers": {"method": "backprop"},
-}
-ASYNC = tuple(name for name in METHODS if name != "backprop, same workers")
+PARALLEL = (GPIPE, ONE_F_ONE_B, ZERO_BUBBLE, ZERO_BUBBLE_V, "DDP")
 
 
 class Bench:
     """The contenders of a workload, which share data, network and cuts."""
 
     def __init__(
-        self, workload: Workload, data: ImageDataset, seconds: float, warm_up_steps: int, precision: str
+        self,
+        workload: Workload,
+        data: Data,
+        seconds: float,
+        warm_up_steps: int,
+        precision: str,
+        more: Mapping[str, Mapping[str, Any]] | None = None,
+        compiles: bool = True,
     ) -> None:
         self.workload, self.seconds, self.warm_up_steps = workload, seconds, warm_up_steps
         self.precision = precision  # of the layers' products
-        self.data = whole_batches(data, workload.batch_size)
-        torch.manual_seed(0)
-        self.model = fcn(workload.layers, workload.width)
+        self.data = whole_batches(data.train_set, workload.batch_size)
+        self.model = workload.make(data, seed=0)
+        self.ours = named(workload, more)
+        self.compiles = compiles  # whether rivals that are compiled are among the contenders
         self.cores = usable_cores()
         self.threads = max(1, self.cores // workload.workers)
         self.splits: dict[str, list[int]] = {}
 
     def contenders(self, only: Sequence[str] | None) -> list[Contender]:
         """Those that are asked for, by the beginning of their names; all by default."""
-        trains: dict[str, Callable[[int], Measured]] = {name: self._in_workers(name) for name in METHODS}
+        trains: dict[str, Callable[[int], Measured]] = {name: self._in_workers(name) for name in self.ours}
         trains[LIMIT] = self._limit
-        for threads in range(1, self.cores + 1):
-            trains[f"locked, {threads} thread{'s' * (threads > 1)}"] = self._locked(threads)
-        for schedule, least in (("GPipe", 2), ("1F1B", self.workload.workers)):  # 1F1B needs one a stage
+        families: dict[str, str] = {}
+        for plain in self._plain():
+            family = f"locked, {plain.threads} thread{'s' * (plain.threads > 1)}"
+            trains[name := family + plain.name], families[name] = self._locked(plain), family
+        for schedule in PARALLEL[:-1]:
+            least = 2 if schedule == GPIPE else self.workload.workers  # the others need one a stage
             for m in self.workload.microbatches(least):
-                trains[f"{schedule}, {m} microbatches"] = self._pipeline(schedule, m)
+                trains[name := f"{schedule}, {m} microbatches"] = self._pipeline(schedule, m)
+                families[name] = schedule
         trains["DDP"] = self._data_parallel
         for start in only or ():
             if not any(name.startswith(start) for name in trains):
-                print(
-                    f"throughput.py: --only: got {start}; allowed: the beginning of {', '.join(trains)}",
-                    file=sys.stderr,
-                )
-                sys.exit(2)
+                refuse("throughput.py", "--only", start, f"the beginning of {', '.join(trains)}")
         chosen = [name for name in trains if only is None or name.startswith(tuple(only))]
-        return [self._contender(name, trains[name]) for name in chosen]
+        return [self._contender(name, trains[name], families.get(name)) for name in chosen]
 
-    def _contender(self, name: str, train: Callable[[int], Measured]) -> Contender:
-        """The warm-up finds the number of steps that take about the time that is asked for."""
+    def _plain(self) -> list[Plain]:
+        """The ways to train in one process."""
+        layouts = (False, True) if self.workload.kind == MAPS else (False,)
+        return [
+            Plain(threads, compiled, channels_last)
+            for threads in range(1, self.cores + 1)
+            for compiled in ((False, True) if self.compiles else (False,))
+            for channels_last in layouts
+        ]
+
+    def _contender(self, name: str, train: Callable[[int], Measured], family: str | None) -> Contender:
+        """The warm-up finds the number of steps that take about the time that is asked for; it returns the speed."""
         steps = [self.warm_up_steps]
 
-        def warm_up() -> None:
+        def warm_up() -> float:
             rate = train(steps[0])[THROUGHPUT]
             steps[0] = max(self.warm_up_steps, math.ceil(rate * self.seconds / self.workload.batch_size))
+            return rate
 
-        return Contender(name, lambda: train(steps[0]), warm_up)
+        return Contender(name, lambda: train(steps[0]), warm_up, family)
 
     def _trainer(self, name: str, **settings: Any) -> Trainer:
-        return Trainer(
-            self.model,
-            workers=self.workload.workers,
-            batch_size=self.workload.batch_size,
-            threads_per_worker=self.threads,
-            device_map="cpu",
-            optimizer=rivals.adam,
-            matmul_precision=self.precision,
-            **METHODS[name],
-            **settings,
-        )
+        ours = {
+            "workers": self.workload.workers,
+            "batch_size": self.workload.batch_size,
+            "threads_per_worker": self.threads,
+            "device_map": "cpu",
+            "matmul_precision": self.precision,
+        }
+        return Trainer(self.model, optimizer=rivals.adam, **{**ours, **self.ours[name], **settings})
 
     def _cut(self, name: str) -> tuple[list[StageSpec], list[torch.Tensor]]:
         """The stages that a method is trained in, and an example of each one's output; the first cuts are kept."""
@@ -184,17 +180,33 @@ class Bench:
     def _job(self, steps: int, threads: int) -> rivals.Job:
         return rivals.Job(self.model, self.data, self.workload.batch_size, steps, threads, self.precision)
 
-    def _locked(self, threads: int) -> Callable[[int], Measured]:
-        return lambda steps: {THROUGHPUT: float(run_ranks(rivals.locked, 1, (self._job(steps, threads),)))}
+    def _locked(self, plain: Plain) -> Callable[[int], Measured]:
+        def train(steps: int) -> Measured:
+            if plain.compiled and (reason := rivals.no_compiler()) is not None:
+                raise UnavailableError(reason)
+            return {THROUGHPUT: self._run(rivals.locked, 1, (self._job(steps, plain.threads), plain))}
+
+        return train
 
     def _pipeline(self, schedule: str, microbatches: int) -> Callable[[int], Measured]:
         def train(steps: int) -> Measured:
-            split = self.split("backprop, same workers")
-            return self._meet(
-                rivals.pipeline, self.workload.workers, steps, self.threads, schedule, split, microbatches
-            )
+            split = self._pipeline_split(schedule)
+            ranks = self.workload.workers
+            return self._meet(rivals.pipeline, ranks, steps, self.threads, ranks, schedule, split, microbatches)
 
         return train
+
+    def _pipeline_split(self, schedule: str) -> list[int]:
+        """Cuts into a stage a rank, or into two for zero-bubble schedules. Raises `UnavailableError`."""
+        ranks, blocks = self.workload.workers, len(self.model)
+        if schedule in (GPIPE, ONE_F_ONE_B) or (schedule == ZERO_BUBBLE and blocks < 2 * ranks):
+            return self.split(LOCKED)
+        if blocks < 2 * ranks:
+            raise UnavailableError(f"it has two stages a process; {blocks} blocks are too few for {ranks}")
+        key = f"two stages in each of {ranks} processes"
+        if key not in self.splits:
+            self.splits[key] = self._trainer(LOCKED, workers=2 * ranks, threads_per_worker=1).cut(self.data)[0]
+        return self.splits[key]
 
     def _data_parallel(self, steps: int) -> Measured:
         return self._meet(rivals.data_parallel, 2, steps, max(1, self.cores // 2), 2)
@@ -203,7 +215,14 @@ class Bench:
         """Run a rival of several processes, which meet in a file of a directory of their own."""
         with tempfile.TemporaryDirectory() as directory:
             arguments = (self._job(steps, threads), Path(directory) / "rendezvous", *more)
-            return {THROUGHPUT: float(run_ranks(rival, ranks, arguments))}
+            return {THROUGHPUT: self._run(rival, ranks, arguments)}
+
+    def _run(self, rival: Callable[..., None], ranks: int, arguments: Sequence[Any]) -> float:
+        """Samples a second. Raises `UnavailableError` where PyTorch's part fails; it has said all of it on standard error."""
+        try:
+            return float(run_ranks(rival, ranks, arguments, timeout=RIVALS_TIMEOUT + 10 * self.seconds))
+        except (ProcessException, TimeoutError) as error:
+            raise UnavailableError(str(error).strip().splitlines()[-1][:200]) from error
 
 
 def where_time_goes(summary: dict[str, Any]) -> Measured:
@@ -220,20 +239,17 @@ def of_stage(name: str, stage: int) -> Metric:
     return Metric(name, "ms a batch", stage)
 
 
-def whole_batches(data: ImageDataset, batch_size: int) -> ImageDataset:
-    """The data set without the samples of its last batch, where that is smaller: pipelines take one size only."""
-    samples = len(data) // batch_size * batch_size
-    whole = copy.copy(data)
-    whole.images, whole.labels = data.images[:samples], data.labels[:samples]
-    return whole
-
-
-def measure(name: str, data: ImageDataset, options: argparse.Namespace) -> list[Case]:
+def measure(workload: Workload, options: argparse.Namespace) -> list[Case]:
     """All contenders of a workload, in rounds."""
-    bench = Bench(WORKLOADS[name], data, options.seconds, options.warm_up_steps, options.matmul_precision)
-    contenders = bench.contenders(options.only)
+    data = workload.load(options.fashion, options.text)
+    more = dict(options.contender)
+    compiles = not options.quick and not options.no_compile
+    bench = Bench(workload, data, options.seconds, options.warm_up_steps, options.matmul_precision, more, compiles)
+    contenders = bench.contenders(None if options.only is None else [*options.only, *more])
     settings = {
-        **vars(bench.workload),
+        **workload.settings(),
+        "workers": workload.workers,
+        "contenders": bench.ours,
         "optimizer": "fused Adam, lr 1e-3",
         "matmul_precision": options.matmul_precision,
         "cores": bench.cores,
@@ -241,10 +257,13 @@ def measure(name: str, data: ImageDataset, options: argparse.Namespace) -> list[
         "seconds_per_measurement": None if options.quick else options.seconds,
         "splits": bench.splits,
     }
-    measured = compare(name, settings, contenders, options.rounds, "cdni", warm_up=not options.quick)
+    title, warm_up = f"{workload.name}, {workload.workers} workers", not options.quick
+    measured = compare(
+        title, settings, contenders, options.rounds, "cdni", warm_up=warm_up, best_of_families=options.best
+    )
     for case in measured:
         if case.metric == THROUGHPUT:
-            for ours in (*ASYNC, LIMIT):
+            for ours in (*(name for name in bench.ours if name != LOCKED), LIMIT):
                 if ours in case.rounds:
                     add_ratios(case, ours)
     return measured
@@ -255,16 +274,33 @@ def add_ratios(case: Case, ours: str) -> None:
     names = list(case.rounds)
     if "locked, 1 thread" in names:
         case.add_ratio(ours, "locked, 1 thread")
+    eager = [name for name in names if name.startswith("locked, 1 thread") and "compiled" not in name]
+    if len(eager) > 1 or (eager and eager != ["locked, 1 thread"]):
+        case.add_ratio_to_best(ours, "1 thread, not compiled", eager)
     case.add_ratio_to_best(ours, "locked process", [name for name in names if name.startswith("locked")])
-    parallel = [name for name in names if name.startswith(("GPipe", "1F1B", "DDP"))]
-    case.add_ratio_to_best(ours, "of GPipe, 1F1B, DDP", parallel)
+    if LOCKED in names:
+        case.add_ratio(ours, LOCKED)
+    parallel = [name for name in names if name.startswith(PARALLEL)]
+    case.add_ratio_to_best(ours, f"of {', '.join(PARALLEL[:3])}, DDP", parallel)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What only this benchmark has."""
     parser.add_argument(
-        "--workload", action="append", choices=WORKLOADS, help="one of the workloads; may be repeated; default: all"
+        "--workload",
+        action="append",
+        choices=WORKLOADS,
+        help=f"may be repeated; default: {', '.join(DEFAULT)}",
     )
+    parser.add_argument("--workers", type=positive(int), metavar="N", help="in place of the workload's own")
+    parser.add_argument("--best", action="store_true", help="measure the fastest of each rival's settings only")
+    parser.add_argument(
+        "--no-compile",
+        action="store_true",
+        help="leave out what is compiled, as --quick does: the first time takes minutes",
+    )
+    add_data_options(parser)
+    add_contender_option(parser)
     parser.add_argument(
         "--only", action="append", metavar="NAME", help="contenders whose name begins so; may be repeated; default: all"
     )
@@ -283,9 +319,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and report."""
     options = parse_arguments(__doc__ or "", arguments, add_options)
     options.warm_up_steps = 10 if options.quick else 50
-    data, _ = load_dataset("mnist")
-    names = options.workload or (["3x256"] if options.quick else list(WORKLOADS))
-    measured = [case for name in names for case in measure(name, data, options)]
+    measured: list[Case] = []
+    for name in options.workload or (["3x256"] if options.quick else DEFAULT):
+        workload = WORKLOADS[name]
+        measured += measure(replace(workload, workers=options.workers or workload.workers), options)
     report("throughput", options, measured, drawn=[case for case in measured if case.metric == THROUGHPUT])
 
 

@@ -1,26 +1,30 @@
 """How many seconds of training until the test error is at most so much: asynchronous, against locked in one process?
 
-The same network (fully connected, layers of 256 units), batches, initial weights, seeds and optimizer (fused Adam) for
-all, on MNIST; each contender at each learning rate, a seed a round:
+The same network (--workload), batches, initial weights, seeds and optimizer (fused Adam) for all:
 
-  cdni, delayed         stages in so many processes of their own, cuts balanced by measured cost. The cores are the same
-                        for all contenders: where there are more workers than cores, they share them. Layers are float32
-                        everywhere; cdni's synthesizers multiply in bfloat16 where the processor does that, and
-                        learn at --synthesizer-lr times the layers' learning rate
-  cdni every 2nd, 4th   with --synthesizer-every 2 or 4: the other batches' gradients are not computed, sent or learnt
-                        from. Such a run trains more batches a second; whether it learns more is to be seen
-  locked (N threads)    backprop in one process, a plain loop: with one a core; --contenders has one thread too, which takes
-                        the same steps, and longer for them where the network is large
+  cdni, delayed, …      stages in so many processes of their own (benchmarks/contenders.py has them, and --contender adds
+                        one), cuts balanced by measured cost. The cores are the same for all contenders: where there are
+                        more workers than cores, they share them. Layers are float32 everywhere; synthesizers learn at
+                        --synthesizer-lr times the layers' learning rate
+  locked (N threads)    backprop in one process, a plain loop; compiled by torch.compile, too, and with channels last, if
+                        --contenders names that. It is given --locked-steps, several times as many steps as ours
 
-The clock starts with the first batch, alike for all: start-up, and the measuring of costs, come before it. All keep
-copies of their weights in memory every so many batches, in the same way (benchmarks/weight_history.py), and these are
-evaluated when the training is over, so that no evaluation takes time, or a core, from anyone.
+**Tuning.** Each contender's rate, schedule and, of a schedule that ends, number of steps are chosen by one training each, on a
+part of the training set that is held out; the test set is not looked at. For each target it is the candidate that
+reached it soonest there, else the one with the lowest error. --tuned FILE keeps these courses, to go on with and to use again.
+
+**Measuring.** Each contender, as it was chosen, is trained on the whole training set, a seed a round, and evaluated on the
+test set.
+
+The clock starts with the first batch, alike for all: start-up, the measuring of costs, and compilation come before it. All keep
+copies of their weights in memory every so many batches, and these are evaluated when the training is over, so that no
+evaluation takes time, or a core, from anyone.
 
 The time to a target is that of the first snapshot whose test error is at or below it; its resolution is that of the
-snapshots. A target counts as reached where all rounds reach it. For each target, each contender then stands at the
-learning rate with the least median time to it, and the ratios, round by round, are those of the best locked process to
-the asynchronous methods: above 1, asynchronous training is faster. The plot shows each contender at its best learning
-rate for the lowest target that it reaches (where it reaches none: at the one with the lowest error).
+snapshots. A target counts as reached where all rounds reach it. --target-of-locked N adds one that is known afterwards: what
+the first locked contender came to, in the same round, after N steps, at its best rate for that. The ratios, round by round,
+are those of the best locked process to the asynchronous methods: above 1, asynchronous training is faster. The plot shows each
+contender as it was chosen for the lowest target.
 """
 
 from __future__ import annotations
@@ -32,278 +36,251 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from case import Case, Metric
-from courses import Course, Courses, Point, best_rate, fastest_rate, lowest_error, times_to, why_missing
-from harness import chosen_from, fit, listed, parse_arguments, positive, report, take_turns
-from ranks import run_ranks
-from torch import nn
-from weight_history import keeping, replay
+from courses import Course, best_rate, error_at, last_error, lowest_error, times_to, why_missing
+from field import add_field_options, field_of, loaded
+from harness import listed, parse_arguments, positive, refuse, report, take_turns
+from training import Ours, Racer, Setting, Training
+from tuning import Courses, Tuning, add_tuning_options, candidates, check_part, tune
+from workloads import Data
 
-from async_dni import ImageDataset, Trainer, fcn, load_dataset
-from async_dni.data.stream import BatchStream
 from async_dni.foundation.cores import usable_cores
-from async_dni.record.evaluate import error_percent, evaluate
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "cdni": {"method": "cdni"},
-    "cdni every 2nd": {"method": "cdni", "synthesizer_every": 2},
-    "cdni every 4th": {"method": "cdni", "synthesizer_every": 4},
-    "delayed": {"method": "delayed"},
-}
-ASYNC = {f"{name} ({workers} workers)": (name, workers) for name in SETTINGS for workers in (2, 3, 4)}
-DEFAULT = ("cdni (2 workers)", "cdni (3 workers)", "cdni every 2nd (3 workers)", "delayed (2 workers)")
-WIDTH = 256
-TIMEOUT = 6 * 3600.0  # seconds that a locked process may take
-BEST, FINAL = Metric("best test error", "%"), Metric("test error at the end", "%")
+SCRIPT = "time_to_accuracy.py"
+BEGINNINGS = ("cdni (", "local (", "delayed (", "locked (")  # who takes part where nothing else is asked for
 WHOLE = Metric("whole training", "s")
-ERROR = Metric("test error", "%")  # over time, drawn; in the table, at the end
 
 
 @dataclass(frozen=True)
-class Training:
-    """What all contenders do."""
+class Aim:
+    """A target: the same for all, or, where `step` says so, what locked training came to there."""
 
-    layers: int
-    batch_size: int
-    steps: int
-    eval_every_steps: int
-    synthesizer_lr: float  # times the layers'
-    train_set: ImageDataset
-    test_set: ImageDataset
+    value: float = 0.0
+    step: int | None = None
+
+    def metric(self, unit: str) -> Metric:
+        """The time to it."""
+        return Metric(
+            f"time to {self.value:g} {unit}" if self.step is None else f"time to locked's {self.step}th step", "s"
+        )
+
+
+Chosen = dict[str, dict[Aim, Setting]]  # of each contender
+Measured = Mapping[tuple[str, Setting], Sequence[Course]]  # a course a round
+
+
+class Race:
+    """Who is chosen, measured and compared."""
+
+    def __init__(self, training: Training, data: Data, field: Mapping[str, Racer], aims: Sequence[Aim]) -> None:
+        self.training, self.data = training, data  # held out; the test set
+        self.field, self.aims = field, aims
+        self.unit = training.workload.unit
+        self.error = Metric(training.workload.figure, self.unit)
+        self.missing: dict[str, str] = {}
 
     @property
-    def name(self) -> str:
-        """For titles."""
-        return f"{self.layers}x{WIDTH}, batch {self.batch_size}"
+    def locked(self) -> list[str]:
+        """Single processes that are there."""
+        return [name for name, one in self.field.items() if not isinstance(one, Ours) and name not in self.missing]
 
-    @property
-    def batches(self) -> int:
-        """One more than there are steps: snapshots are taken before a batch, the last one after all steps."""
-        return self.steps + 1
+    def choose(self, tuned: Mapping[str, Courses]) -> Chosen:
+        """By the courses on the part held out."""
+        wanted: dict[Aim, float] = {aim: aim.value for aim in self.aims}
+        at: dict[Aim, Setting] = {}
+        for aim in self.aims:
+            if aim.step is not None:
+                courses, step = tuned[self.locked[0]], aim.step
+                reached = {one: error_at(step, rounds[0]) if rounds else 0.0 for one, rounds in courses.items()}
+                at[aim] = min(reached, key=lambda one: reached[one])
+                wanted[aim] = reached[at[aim]]
+        chosen: Chosen = {}
+        for name, courses in tuned.items():
+            only = next(iter(courses)) if len(courses) == 1 else None
+            chosen[name] = {aim: only or best_rate([value], courses) for aim, value in wanted.items()}
+        for aim, setting in at.items():
+            chosen[self.locked[0]][Aim(step=-(aim.step or 0))] = setting  # what it is measured by
+        return chosen
 
-    def network(self, seed: int) -> nn.Sequential:
-        """The network with its initial weights, to keep those that are to be evaluated."""
-        torch.manual_seed(seed)
-        return keeping(fcn(self.layers, WIDTH), {*range(0, self.batches, self.eval_every_steps), self.steps})
+    def measure(self, chosen: Chosen, rounds: int) -> Measured:
+        """All that was chosen, in rounds, on the whole training set and the test set."""
+        training = Training(self.training.workload, self.data, self.training.every, self.training.synthesizer_lr)
+        entries = dict.fromkeys((name, setting) for name, by_aim in chosen.items() for setting in by_aim.values())
+        turns = {f"{n}, {s.key}": partial(self.field[n].train, training, s) for n, s in entries}
+        found = take_turns(self.training.workload.name, turns, rounds)
+        return dict(zip(entries, found.values(), strict=True))
 
-    def evaluate(self, network: nn.Sequential) -> Course:
-        """The snapshots of a trained network."""
-        course = []
-        for step, seconds in replay(network):
-            error = error_percent(evaluate(network, self.test_set, nn.CrossEntropyLoss())[1])
-            assert error is not None
-            course.append(Point(step, seconds, error))
-        return course
+    def values(self, aim: Aim, chosen: Chosen, measured: Measured) -> float | list[float]:
+        """The target, or that of each round."""
+        if aim.step is None:
+            return aim.value
+        setting = chosen[self.locked[0]][Aim(step=-aim.step)]
+        return [error_at(aim.step, course) for course in measured[self.locked[0], setting]]
 
+    def cases_of_all(self, name: str, settings: dict[str, Any], chosen: Chosen, measured: Measured) -> list[Case]:
+        """All that was measured: seconds to each target, errors, seconds of the whole training."""
+        labels = self._labels(measured)
+        cases = []
+        for aim in self.aims:
+            value = self.values(aim, chosen, measured)
+            case = Case(name, aim.metric(self.unit), settings, {}, name, missing=dict(self.missing))
+            for entry, courses in measured.items():
+                times = times_to(value, courses)
+                if times is None:
+                    case.missing[labels[entry]] = why_missing(value, courses)
+                else:
+                    case.rounds[labels[entry]] = times
+            cases.append(case)
+        values: dict[Metric, Callable[[Course], float]] = {
+            Metric(f"best {self.error.name}", self.unit): lowest_error,
+            Metric(f"{self.error.name} at the end", self.unit): last_error,
+            WHOLE: lambda course: course[-1].seconds,
+        }
+        for metric, found in values.items():
+            case = Case(name, metric, settings, {}, name)
+            for entry, courses in measured.items():
+                if all(courses):
+                    case.rounds[labels[entry]] = [found(course) for course in courses]
+                else:
+                    case.missing[labels[entry]] = f"came apart in {sum(not course for course in courses)} rounds"
+            cases.append(case)
+        return cases
 
-def train_in_workers(name: str, workers: int, training: Training, lr: float, seed: int) -> Course:
-    """Asynchronous: a stage a process."""
-    trainer = make_trainer(name, workers, training, lr, seed)
-    return training.evaluate(fit(trainer, training.train_set, training.batches).model)
-
-
-def make_trainer(name: str, workers: int, training: Training, lr: float, seed: int) -> Trainer:
-    """With a contender's settings."""
-    return Trainer(
-        training.network(seed),
-        workers=workers,
-        batch_size=training.batch_size,
-        seed=seed,
-        synthesizer_lr=training.synthesizer_lr * lr,
-        optimizer=partial(torch.optim.Adam, lr=lr, fused=True),
-        threads_per_worker=max(1, usable_cores() // workers),
-        device_map="cpu",
-        **SETTINGS[name],
-    )
-
-
-def train_locked(threads: int, training: Training, lr: float, seed: int) -> Course:
-    """Locked: one fresh process."""
-    course: Course = run_ranks(locked, 1, (threads, training, lr, seed), TIMEOUT)
-    return course
-
-
-def locked(rank: int, results: Any, threads: int, training: Training, lr: float, seed: int) -> None:
-    """The process's entry, for `ranks.run_ranks`."""
-    torch.set_num_threads(threads)
-    model, loss_fn = training.network(seed).train(), nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
-    for batch in BatchStream(training.train_set, training.batch_size, training.batches, seed):
-        optimizer.zero_grad(set_to_none=True)
-        loss_fn(model(batch.x), batch.target).backward()
-        optimizer.step()
-    results.send(training.evaluate(model))
-
-
-def contenders() -> dict[str, Callable[[Training, float, int], Course]]:
-    """All of them by name, called with the learning rate and the seed."""
-    trains: dict[str, Callable[[Training, float, int], Course]] = {}
-    trains |= {contender: partial(train_in_workers, *which) for contender, which in ASYNC.items()}
-    for threads in sorted({1, usable_cores()}):
-        trains[f"locked ({threads} thread{'s' * (threads > 1)})"] = partial(train_locked, threads)
-    return trains
-
-
-def label(contender: str, lr: float) -> str:
-    """A contender at a learning rate."""
-    return f"{contender}, lr {lr:g}"
-
-
-def time_metric(target: float) -> Metric:
-    """Of a target in per cent."""
-    return Metric(f"time to {target:g} %", "s")
-
-
-Measured = Mapping[str, Courses]  # by contender
-
-
-def cases_of_all(name: str, settings: dict[str, Any], targets: Sequence[float], measured: Measured) -> list[Case]:
-    """Every contender at every learning rate: seconds to each target, errors, seconds of the whole training."""
-    rounds = {label(one, lr): rounds for one, courses in measured.items() for lr, rounds in courses.items()}
-    cases = []
-    for target in targets:
-        case = Case(name, time_metric(target), settings, {}, name)
-        for key, courses in rounds.items():
-            times = times_to(target, courses)
+    def case_at_best(self, name: str, settings: dict[str, Any], aim: Aim, chosen: Chosen, measured: Measured) -> Case:
+        """Every contender as it was chosen for a target, and the ratios of the best locked one to ours."""
+        case = Case(name, aim.metric(self.unit), settings, {}, name, missing=dict(self.missing))
+        labels, of, value = self._labels(measured), {}, self.values(aim, chosen, measured)
+        for contender, by_aim in chosen.items():
+            courses = measured[contender, by_aim[aim]]
+            times = times_to(value, courses)
             if times is None:
-                case.missing[key] = why_missing(target, courses)
+                long = statistics.median(course[-1].seconds if course else 0.0 for course in courses)
+                case.missing[contender] = f"{why_missing(value, courses)}, in {long:.1f} s"
             else:
-                case.rounds[key] = times
-        cases.append(case)
-    values: dict[Metric, Callable[[Course], float]] = {
-        BEST: lowest_error,
-        FINAL: lambda course: course[-1].error,
-        WHOLE: lambda course: course[-1].seconds,
+                of[contender] = labels[contender, by_aim[aim]]
+                case.rounds[of[contender]] = times
+        locked = [of[contender] for contender in self.locked if contender in of]
+        if locked:
+            best = min(locked, key=lambda key: statistics.median(case.rounds[key]))
+            for contender, label in of.items():
+                if isinstance(self.field[contender], Ours):
+                    case.add_ratio(best, label)
+        return case
+
+    def case_of_curves(self, name: str, settings: dict[str, Any], chosen: Chosen, measured: Measured) -> Case:
+        """The error over time of every contender as it was chosen for the last target, the lowest."""
+        case, labels = Case(name, self.error, settings, {}, name), self._labels(measured)
+        for contender, by_aim in chosen.items():
+            entry = contender, by_aim[self.aims[-1]]
+            if all(measured[entry]):
+                case.rounds[labels[entry]] = [course[-1].error for course in measured[entry]]
+                case.curves[labels[entry]] = [[(p.seconds, p.error) for p in course] for course in measured[entry]]
+        return case
+
+    def _labels(self, measured: Measured) -> dict[tuple[str, Setting], str]:
+        """With the number of steps where only that tells two apart."""
+        short = {entry: entry[1].named(entry[0]) for entry in measured}
+        twice = {label for label in short.values() if list(short.values()).count(label) > 1}
+        return {e: f"{label}, {e[1].steps} steps" if label in twice else label for e, label in short.items()}
+
+
+def make_race(options: argparse.Namespace) -> tuple[Race, dict[str, tuple[Racer, Sequence[Setting]]]]:
+    """As the options say: who is tuned, with which candidates. Ends the program where they don't go together."""
+    workload, data = loaded(options)
+    field = field_of(SCRIPT, options, workload, data, BEGINNINGS)
+    aims = [Aim(target) for target in sorted(options.targets or workload.targets, reverse=True)]
+    aims += [] if options.target_of_locked is None else [Aim(step=options.target_of_locked)]
+    if options.target_of_locked is not None and not any(one for one in field.values() if not isinstance(one, Ours)):
+        refuse(SCRIPT, "--target-of-locked", options.target_of_locked, "with a locked contender")
+    steps = options.steps or [workload.steps]
+    rates = options.learning_rates or workload.learning_rates
+    schedules = options.schedules or ["constant", "onecycle"]
+    locked_steps = options.locked_steps or [n * max(steps) for n in (1, 2, 4)]
+    of_ours = candidates(rates, schedules, steps)
+    of_locked = candidates(options.locked_learning_rates or rates, schedules, locked_steps)
+    every = options.eval_every_steps or max(1, max(steps) // 25)
+    training = Training(workload, data.held_out(), every, options.synthesizer_lr)
+    entries: dict[str, tuple[Racer, Sequence[Setting]]] = {
+        name: (one, of_ours if isinstance(one, Ours) else of_locked) for name, one in field.items()
     }
-    for metric, value in values.items():
-        numbers = {key: [value(course) for course in courses] for key, courses in rounds.items()}
-        cases.append(Case(name, metric, settings, numbers, name))
-    return cases
+    return Race(training, data, field, aims), entries
 
 
-def case_at_best(name: str, settings: dict[str, Any], target: float, measured: Measured) -> Case:
-    """Every contender at its fastest learning rate to a target, and the ratios of the best locked one to ours."""
-    case, labels = Case(name, time_metric(target), settings, {}, name), {}
-    for contender, courses in measured.items():
-        lr = fastest_rate(target, courses)
-        times = None if lr is None else times_to(target, courses[lr])
-        if lr is None or times is None:
-            case.missing[contender] = "not reached"
-        else:
-            labels[contender] = label(contender, lr)
-            case.rounds[labels[contender]] = times
-    locked = [key for contender, key in labels.items() if contender not in ASYNC]
-    if locked:
-        best = min(locked, key=lambda key: statistics.median(case.rounds[key]))
-        for contender in ASYNC:
-            if contender in labels:
-                case.add_ratio(best, labels[contender])
-    return case
-
-
-def case_of_curves(name: str, settings: dict[str, Any], targets: Sequence[float], measured: Measured) -> Case:
-    """The error over time of every contender at its best learning rate."""
-    case = Case(name, ERROR, settings, {}, name)
-    for contender, courses in measured.items():
-        lr = best_rate(targets, courses)
-        case.rounds[label(contender, lr)] = [course[-1].error for course in courses[lr]]
-        case.curves[label(contender, lr)] = [[(point.seconds, point.error) for point in c] for c in courses[lr]]
-    return case
-
-
-def measure(training: Training, options: argparse.Namespace) -> list[Case]:
-    """All contenders at all learning rates, in rounds."""
-    entries = {label(name, lr): (name, lr) for lr in options.learning_rates for name in options.contenders}
-    trains = contenders()
-    turns = {key: partial(trains[name], training, lr) for key, (name, lr) in entries.items()}
-    rounds = take_turns(training.name, turns, options.rounds)
-    measured: dict[str, dict[float, list[Course]]] = {name: {} for name in options.contenders}
-    for key, (name, lr) in entries.items():
-        measured[name][lr] = rounds[key]
+def measure(options: argparse.Namespace) -> list[Case]:
+    """Tune, then measure."""
+    race, entries = make_race(options)
+    tuning = Tuning(race.training, options.tuned)
+    tuned, race.missing = tune(tuning, entries, options.tuning_seconds)
+    if options.part == "tune":
+        return []
+    workload, chosen = race.training.workload, race.choose(tuned)
+    names = {aim: aim.metric(workload.unit).name for aim in race.aims}
+    said = {one: {names[aim]: s.key for aim, s in by.items() if aim in names} for one, by in chosen.items()}
+    for contender, by_aim in said.items():
+        print(f"chosen: {contender}: {'; '.join(f'{aim}: {key}' for aim, key in by_aim.items())}")
+    measured = race.measure(chosen, options.rounds)
     settings = {
-        "layers": training.layers,
-        "width": WIDTH,
-        "batch_size": training.batch_size,
-        "workers": {name: workers for name, (_, workers) in ASYNC.items() if name in options.contenders},
-        "steps": training.steps,
-        "eval_every_steps": training.eval_every_steps,
-        "synthesizer_lr": f"{training.synthesizer_lr:g} times the layers'",
-        "learning_rates": options.learning_rates,
+        **workload.settings(),
+        "chosen": said,
+        "tuned_on": "the end of the training set, held out then; measured: trained on all of it",
+        "candidates": {name: [setting.key for setting in settings] for name, (_, settings) in entries.items()},
+        "eval_every_steps": race.training.every,
+        "synthesizer_lr": f"{options.synthesizer_lr:g} times the layers'",
         "seeds": list(range(options.rounds)),
         "optimizer": "fused Adam",
         "cores": usable_cores(),
     }
-    targets = sorted(options.targets, reverse=True)
-    at_best = f"{training.name}: each at its best learning rate"
+    name = f"{workload.name}, batch {workload.batch_size}"
+    at_best = f"{name}: each as it was tuned"
     return [
-        *cases_of_all(training.name, settings, targets, measured),
-        *(case_at_best(at_best, settings, target, measured) for target in targets),
-        case_of_curves(at_best, settings, targets, measured),
+        *race.cases_of_all(name, settings, chosen, measured),
+        *(race.case_at_best(at_best, settings, aim, chosen, measured) for aim in race.aims),
+        race.case_of_curves(at_best, settings, chosen, measured),
     ]
-
-
-@dataclass(frozen=True)
-class Length:
-    """What is trained, where no option says otherwise."""
-
-    targets: tuple[float, ...]
-    learning_rates: tuple[float, ...]
-    layers: int
-    steps: int
-    eval_every_steps: int
-
-
-FULL = Length((3.0, 2.5, 2.2, 2.0), (5e-4, 1e-3, 2e-3, 4e-3), layers=20, steps=1500, eval_every_steps=60)
-QUICK = Length((20.0, 10.0, 1.0), (1e-3,), layers=4, steps=90, eval_every_steps=15)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What only this benchmark has."""
-    names = list(contenders())
-    default = [*DEFAULT, names[-1]]
-    parser.add_argument(
-        "--contenders",
-        type=chosen_from(names),
-        default=default,
-        metavar="NAMES",
-        help=f"the beginnings of their names, separated by commas: {', '.join(names)}; default: {', '.join(default)}",
-    )
+    add_field_options(parser, BEGINNINGS)
     numbers, count = listed(positive(float)), positive(int)
-    parser.add_argument("--targets", type=numbers, metavar="PERCENTS", help="test errors; default: 3,2.5,2.2,2")
-    parser.add_argument("--learning-rates", type=numbers, metavar="NUMBERS", help="default: 5e-4,1e-3,2e-3,4e-3")
-    parser.add_argument("--steps", type=count, metavar="N", help="batches to train on; default: 1500")
-    parser.add_argument("--eval-every-steps", type=count, metavar="N", help="from snapshot to snapshot; default: 60")
     parser.add_argument(
-        "--layers", type=count, metavar="N", help="the output layer included; more workers are left out; default: 20"
+        "--targets", type=numbers, metavar="NUMBERS", help="errors in per cent, or bits; default: the workload's"
     )
     parser.add_argument(
-        "--synthesizer-lr",
-        type=positive(float),
-        metavar="TIMES",
-        default=2.0,
-        help="learning rate of cdni's synthesizers, times the layers'; default: 2",
+        "--target-of-locked", type=count, metavar="N", help="and what locked training is at after N steps"
     )
-    parser.add_argument("--batch-size", type=count, metavar="N", default=256, help="default: 256")
+    parser.add_argument(
+        "--locked-steps",
+        type=listed(count),
+        metavar="N,N,…",
+        help="of one process; default: once, twice and 4 times --steps",
+    )
+    parser.add_argument(
+        "--eval-every-steps", type=count, metavar="N", help="from snapshot to snapshot; default: a 25th of --steps"
+    )
+    add_tuning_options(parser)
+
+
+QUICK = {
+    "workload": "3x256",
+    "steps": [60],
+    "locked_steps": [60],
+    "eval_every_steps": 15,
+    "learning_rates": [1e-3],
+    "schedules": ["constant"],
+    "targets": [20.0, 10.0, 1.0],
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and report."""
+    """Tune, measure and report."""
     options = parse_arguments(__doc__ or "", arguments, add_options, rounds=3)
-    for name, value in vars(QUICK if options.quick else FULL).items():
+    for name, value in (QUICK if options.quick else {"workload": "20x256"}).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
-    too_many = {name for name, (_, workers) in ASYNC.items() if workers > options.layers}
-    options.contenders = [name for name in options.contenders if name not in too_many]
-    training = Training(
-        options.layers,
-        options.batch_size,
-        options.steps,
-        options.eval_every_steps,
-        options.synthesizer_lr,
-        *load_dataset("mnist"),
-    )
-    report("time_to_accuracy", options, measure(training, options))
+    check_part(SCRIPT, options)
+    if measured := measure(options):
+        report("time_to_accuracy", options, measured)
 
 
 if __name__ == "__main__":

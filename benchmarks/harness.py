@@ -144,7 +144,9 @@ def take_turns(name: str, contenders: Mapping[K, Callable[[int], T]], rounds: in
                 turn, began = f"{name}: round {number + 1} of {rounds}: {contender}", time.monotonic()
                 status.update(turn)
                 results[contender].append(measure(number))
-                console.print(f"{turn}: {time.monotonic() - began:.1f} s", highlight=False, markup=False)
+                console.print(
+                    f"{turn}: {time.monotonic() - began:.1f} s", highlight=False, markup=False, soft_wrap=True
+                )
     return results
 
 

@@ -196,6 +196,8 @@ def make_race(options: argparse.Namespace) -> tuple[Race, dict[str, tuple[Racer,
     rates = options.learning_rates or workload.learning_rates
     schedules = options.schedules or ["constant", "onecycle"]
     locked_steps = options.locked_steps or [n * max(steps) for n in (1, 2, 4)]
+    if options.target_of_locked is not None:  # the best that it can be at that step may be a schedule that ends there
+        locked_steps = sorted({*locked_steps, options.target_of_locked})
     of_ours = candidates(rates, schedules, steps)
     of_locked = candidates(options.locked_learning_rates or rates, schedules, locked_steps)
     every = options.eval_every_steps or max(1, max(steps) // 25)

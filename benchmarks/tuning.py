@@ -96,7 +96,7 @@ def tune(
             said = f"tuning: {name}, {setting.key}"
             late = time.monotonic() - began > seconds and (turn or not seconds)
             if late and tuning.key(racer, setting) not in tuning.courses:
-                console.print(f"{said}: left out, for the time", highlight=False, markup=False)
+                console.print(f"{said}: left out, for the time", highlight=False, markup=False, soft_wrap=True)
                 continue
             try:
                 course = tuning.course(racer, setting)
@@ -106,7 +106,12 @@ def tune(
             found[name][setting] = [course]
             unit = tuning.training.workload.unit
             last = f"{course[-1].error:.2f} {unit} at the end, {course[-1].seconds:.1f} s" if course else "came apart"
-            console.print(f"{said}: {lowest_error(course):.2f} {unit} at best, {last}", highlight=False, markup=False)
+            console.print(
+                f"{said}: {lowest_error(course):.2f} {unit} at best, {last}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
     missing |= {name: "not tuned" for name, courses in found.items() if not courses and name not in missing}
     return {name: courses for name, courses in found.items() if name not in missing}, missing
 

@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from async_dni import load_dataset
 from async_dni.foundation.cores import usable_cores
 from benchmarks import harness
-from benchmarks.case import Metric, cases, spread
+from benchmarks.case import Case, Metric, cases, spread
 from benchmarks.ranks import run_ranks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,22 +39,17 @@ def test_transport(tmp_path: Path) -> None:
 
 
 def test_throughput(tmp_path: Path) -> None:
-    only = ("cdni", "limit", "locked, 1 thread", "GPipe, 5", "DDP")
+    only = ("cdni", "limit", "locked, 1 thread", "GPipe, 5", "zero-bubble", "DDP")
     chosen = [argument for name in only for argument in ("--only", name)]
     content = run("throughput.py", tmp_path / "throughput.json", "--workload", "3x256", *chosen)
     harness.check(content)
     case, *of_stages = content["cases"]
-    names = {
-        "cdni",
-        "cdni, float32",
-        "cdni, every 2nd",
-        "cdni, every 4th",
-        "limit of cdni",
-        "locked, 1 thread",
-        "GPipe, 5 microbatches",
-        "DDP",
-    }
-    assert set(case["contenders"]) == names
+    assert "cdni, linear" in case["contenders"]
+    names = {"limit of cdni", "locked, 1 thread", "GPipe, 5 microbatches", "DDP"}
+    names |= {f"zero-bubble, {microbatches} microbatches" for microbatches in (5, 10)}
+    assert {name for name in case["contenders"] if not name.startswith("cdni")} == names
+    too_few = "it has two stages a process; 3 blocks are too few for 3"
+    assert case["missing"] == {f"zero-bubble V, {microbatches} microbatches": too_few for microbatches in (5, 10)}
     wanted = {"cdni / DDP", "cdni / best locked process (locked, 1 thread)", "limit of cdni / locked, 1 thread"}
     assert wanted < set(case["ratios"])
     stages = [(c["settings"]["stage"], c["metric"]) for c in of_stages]
@@ -86,9 +80,9 @@ def test_where_a_stages_time_goes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_matmul_precision_is_that_of_every_contender(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     throughput = importlib.import_module("throughput")
-    data, _ = load_dataset("mnist")
-    bench = throughput.Bench(throughput.WORKLOADS["3x256"], data, seconds=1.0, warm_up_steps=1, precision="medium")
-    assert {bench._trainer(name).config.matmul_precision for name in throughput.METHODS} == {"medium"}
+    workload = throughput.WORKLOADS["3x256"]
+    bench = throughput.Bench(workload, workload.load(), seconds=1.0, warm_up_steps=1, precision="medium")
+    assert {bench._trainer(name).config.matmul_precision for name in bench.ours} == {"medium"}
     threads = torch.get_num_threads()
     try:
         bench._job(steps=1, threads=1).prepare()
@@ -97,6 +91,46 @@ def test_matmul_precision_is_that_of_every_contender(monkeypatch: pytest.MonkeyP
     finally:
         torch.set_float32_matmul_precision("highest")
         torch.set_num_threads(threads)
+
+
+SPEED = Metric("speed", "m/s")
+
+
+def contender(name: str, family: str | None, *speeds: float) -> harness.Contender:
+    """One that is unavailable when it has no more speeds."""
+    left = list(speeds)
+
+    def measure() -> dict[Metric, float]:
+        if not left:
+            raise harness.UnavailableError("it stopped")
+        return {SPEED: left.pop(0)}
+
+    return harness.Contender(name, measure, lambda: measure()[SPEED], family)
+
+
+def compared(**settings: Any) -> Case:
+    field = [
+        contender("ours", None, 9.0, 9.0, 9.0),
+        contender("slow", "theirs", 1.0, 2.0, 3.0),
+        contender("fast", "theirs", 2.0, 2.0, 3.0),
+        contender("stops", "others", 5.0, 4.0),
+        contender("never", "theirs"),
+    ]
+    (case,) = harness.compare("a race", {}, field, 2, "ours", **settings)
+    return case
+
+
+def test_what_is_unavailable_is_missing_and_the_others_go_on() -> None:
+    case = compared()
+    assert case.missing == {"stops": "it stopped", "never": "it stopped"}
+    assert case.rounds == {"ours": [9.0, 9.0], "slow": [2.0, 3.0], "fast": [2.0, 3.0]}
+    assert set(case.ratios) == {"ours / slow", "ours / fast"}
+
+
+def test_of_a_family_only_the_fastest_in_the_warm_up_goes_on() -> None:
+    case = compared(best_of_families=True)
+    assert set(case.rounds) == {"ours", "fast"}
+    assert case.missing["slow"] == "slower than fast in the warm-up: 1"
 
 
 def double(rank: int, results: Any, number: int) -> None:
@@ -208,7 +242,10 @@ def short() -> dict[str, Any]:
         ("throughput.py", ("--seconds", "-3"), "argument --seconds: got -3; allowed: a number above 0"),
         ("transport.py", ("--json", "/nowhere/x.json"), "--json: got /nowhere/x.json; allowed: a file in a directory"),
         ("time_to_accuracy.py", ("--learning-rates", "abc"), "--learning-rates: got abc; allowed: a number above 0"),
-        ("time_to_accuracy.py", ("--contenders", "nonsense"), "--contenders: got nonsense; allowed: cdni (2 workers)"),
+        ("time_to_accuracy.py", ("--contenders", "nonsense"), "--contenders: got nonsense; allowed: cdni (3 workers)"),
+        ("error_at_steps.py", ("--part", "tune"), "--part: got tune; allowed: with --tuned FILE"),
+        ("error_at_steps.py", ("--contender", "x: y=1"), "got y=1; allowed: setting=value, of the settings of Trainer"),
+        ("synthesizer_share.py", ("--stage", "19"), "--stage: got 19; allowed: 0 to 18: the last has no synthesizer"),
     ],
 )
 def test_what_is_asked_wrongly_is_refused_before_anything_is_measured(

@@ -24,11 +24,13 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/parity.py
 	$(BIN)/python benchmarks/parity_kinds.py
 	$(BIN)/python benchmarks/transport.py --rounds 1
-	$(BIN)/python benchmarks/throughput.py --workload 20x256 --seconds 2 --rounds 2
+	$(BIN)/python benchmarks/throughput.py --workload 20x256 --seconds 2 --rounds 2 --best --no-compile
 	$(BIN)/python benchmarks/update_lock.py --rounds 1
 	$(BIN)/python benchmarks/scaling.py --rounds 1
 	$(BIN)/python benchmarks/staleness.py --steps 500 --rounds 1
-	$(BIN)/python benchmarks/time_to_accuracy.py --steps 720 --learning-rates 1e-3 --targets 4,3 --rounds 1
+	$(BIN)/python benchmarks/time_to_accuracy.py --workers 2,3 --steps 720 --locked-steps 720 --learning-rates 1e-3 --schedules constant --targets 4,3 --rounds 1
+	$(BIN)/python benchmarks/error_at_steps.py --steps 300 --learning-rates 1e-3 --schedules constant --rounds 1
+	$(BIN)/python benchmarks/synthesizer_share.py --rounds 2
 	$(BIN)/python benchmarks/accuracy.py --rounds 1
 	$(BIN)/python benchmarks/faults.py --only kills,outage,hangs
 

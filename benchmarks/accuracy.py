@@ -10,6 +10,8 @@
 A row is a whole training, every layer in a worker of its own, asynchronous but for backprop, and free running unless the
 row has a lag: the same seed's error varies a little from run to run. A seed a round. `--list` prints the rows. With --steps
 or --lr, published figures stand beside another training than theirs; the title says so.
+
+Errors of the other benchmarks' workloads, by all methods, at rates that are tuned: error_at_steps.py.
 """
 
 from __future__ import annotations

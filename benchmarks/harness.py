@@ -156,6 +156,23 @@ def refuse(script: str, option: str, given: object, allowed: str) -> NoReturn:
     sys.exit(2)
 
 
+def add_name_options(parser: argparse.ArgumentParser) -> None:
+    """Which contenders are measured."""
+    only, but = "contenders whose name begins so; may be repeated; default: all", "leave out those; may be repeated"
+    parser.add_argument("--only", action="append", metavar="NAME", help=only)
+    parser.add_argument("--except", dest="but", action="append", default=[], metavar="NAME", help=but)
+
+
+def chosen_names(script: str, names: Sequence[str], only: Sequence[str] | None, but: Sequence[str]) -> list[str]:
+    """Those that begin as `only` says, if it says anything, and not as `but` says; ends the program where one has none."""
+    for option, starts in (("--only", only or ()), ("--except", but)):
+        for start in starts:
+            if not any(name.startswith(start) for name in names):
+                refuse(script, option, start, f"the beginning of {', '.join(names)}")
+    chosen = [name for name in names if only is None or name.startswith(tuple(only))]
+    return [name for name in chosen if not name.startswith(tuple(but))]
+
+
 def compare(
     name: str,
     settings: dict[str, Any],

@@ -17,7 +17,6 @@ import json
 import statistics
 import sys
 import tempfile
-import typing
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
@@ -27,13 +26,13 @@ import checkout  # noqa: F401  (it finds the package)
 from harness import WIDTH
 from rich.console import Console
 from rich.table import Table
+from workloads import FASHION, TEXT
 
 from async_dni import METHODS
 from async_dni.record.run_dir import environment, read_json_lines, write_json
 from async_dni.train import main as train
 
 LOCKED = "backprop"
-FASHION, TEXT = Path("/usr/share/datasets/fashion-mnist"), Path(typing.__file__)
 OWN = Path(__file__).resolve().parents[1] / "examples" / "own_network.py"
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from case import Case, Measured, Metric
 from contenders import add_contender_option, named
-from harness import Contender, compare, parse_arguments, positive, refuse, report
+from harness import Contender, add_name_options, chosen_names, compare, parse_arguments, positive, refuse, report
 from workloads import WORKLOADS, Data, Workload, add_data_options
 
 from async_dni import METHODS, Trainer
@@ -98,10 +98,8 @@ def measure(options: argparse.Namespace) -> list[Case]:
     if options.stage >= blocks - 1:
         refuse("synthesizer_share.py", "--stage", options.stage, f"0 to {blocks - 2}: the last has no synthesizer")
     ours = {name: s for name, s in named(workload, dict(options.contender)).items() if METHODS[s["method"]].synthesizer}
-    for start in options.only or ():
-        if not any(name.startswith(start) for name in ours):
-            refuse("synthesizer_share.py", "--only", start, f"the beginning of {', '.join(ours)}")
-    chosen = {name: s for name, s in ours.items() if options.only is None or name.startswith(tuple(options.only))}
+    names = chosen_names("synthesizer_share.py", list(ours), options.only, options.but)
+    chosen = {name: ours[name] for name in names}
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -119,9 +117,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What only this benchmark has."""
     parser.add_argument("--workload", choices=WORKLOADS, default="20x256", help="default: 20x256")
     parser.add_argument("--stage", type=int, default=1, metavar="K", help="the block, from 0; default: 1")
-    parser.add_argument(
-        "--only", action="append", metavar="NAME", help="contenders whose name begins so; may be repeated"
-    )
+    add_name_options(parser)
     parser.add_argument(
         "--steps", type=positive(int), metavar="N", help="of a measurement; default: 500, with --quick 20"
     )

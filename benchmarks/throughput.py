@@ -45,7 +45,17 @@ import rivals
 import torch
 from case import Case, Measured, Metric
 from contenders import LOCKED, add_contender_option, named
-from harness import Contender, UnavailableError, compare, fit, parse_arguments, positive, refuse, report
+from harness import (
+    Contender,
+    UnavailableError,
+    add_name_options,
+    chosen_names,
+    compare,
+    fit,
+    parse_arguments,
+    positive,
+    report,
+)
 from ranks import run_ranks
 from rivals import GPIPE, ONE_F_ONE_B, ZERO_BUBBLE, ZERO_BUBBLE_V, Plain
 from torch.multiprocessing.spawn import ProcessException
@@ -96,8 +106,8 @@ class Bench:
         self.threads = max(1, self.cores // workload.workers)
         self.splits: dict[str, list[int]] = {}
 
-    def contenders(self, only: Sequence[str] | None) -> list[Contender]:
-        """Those that are asked for, by the beginning of their names; all by default."""
+    def contenders(self, only: Sequence[str] | None, but: Sequence[str] = ()) -> list[Contender]:
+        """Those that are asked for, by the beginning of their names; all by default, `but` some."""
         trains: dict[str, Callable[[int], Measured]] = {name: self._in_workers(name) for name in self.ours}
         trains[LIMIT] = self._limit
         families: dict[str, str] = {}
@@ -110,10 +120,7 @@ class Bench:
                 trains[name := f"{schedule}, {m} microbatches"] = self._pipeline(schedule, m)
                 families[name] = schedule
         trains["DDP"] = self._data_parallel
-        for start in only or ():
-            if not any(name.startswith(start) for name in trains):
-                refuse("throughput.py", "--only", start, f"the beginning of {', '.join(trains)}")
-        chosen = [name for name in trains if only is None or name.startswith(tuple(only))]
+        chosen = chosen_names("throughput.py", list(trains), only, but)
         return [self._contender(name, trains[name], families.get(name)) for name in chosen]
 
     def _plain(self) -> list[Plain]:
@@ -190,8 +197,9 @@ class Bench:
 
     def _pipeline(self, schedule: str, microbatches: int) -> Callable[[int], Measured]:
         def train(steps: int) -> Measured:
-            split = self._pipeline_split(schedule)
-            ranks = self.workload.workers
+            split, ranks = self._pipeline_split(schedule), self.workload.workers
+            if schedule == ZERO_BUBBLE and microbatches % (rounds := max(1, microbatches // ranks)):
+                raise UnavailableError(f"PyTorch makes {rounds} rounds of them in {ranks} processes, all alike")
             return self._meet(rivals.pipeline, ranks, steps, self.threads, ranks, schedule, split, microbatches)
 
         return train
@@ -245,7 +253,7 @@ def measure(workload: Workload, options: argparse.Namespace) -> list[Case]:
     more = dict(options.contender)
     compiles = not options.quick and not options.no_compile
     bench = Bench(workload, data, options.seconds, options.warm_up_steps, options.matmul_precision, more, compiles)
-    contenders = bench.contenders(None if options.only is None else [*options.only, *more])
+    contenders = bench.contenders(None if options.only is None else [*options.only, *more], options.but)
     settings = {
         **workload.settings(),
         "workers": workload.workers,
@@ -301,9 +309,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_data_options(parser)
     add_contender_option(parser)
-    parser.add_argument(
-        "--only", action="append", metavar="NAME", help="contenders whose name begins so; may be repeated; default: all"
-    )
+    add_name_options(parser)
     parser.add_argument(
         "--matmul-precision",
         choices=MATMUL_PRECISIONS,
@@ -319,6 +325,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and report."""
     options = parse_arguments(__doc__ or "", arguments, add_options)
     options.warm_up_steps = 10 if options.quick else 50
+    if options.quick and not options.only and not options.but:
+        options.but = ["cdni, "]  # the variants
     measured: list[Case] = []
     for name in options.workload or (["3x256"] if options.quick else DEFAULT):
         workload = WORKLOADS[name]

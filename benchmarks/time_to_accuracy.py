@@ -212,7 +212,9 @@ def measure(options: argparse.Namespace) -> list[Case]:
     """Tune, then measure."""
     race, entries = make_race(options)
     tuning = Tuning(race.training, options.tuned)
-    tuned, race.missing = tune(tuning, entries, options.tuning_seconds)
+    # others are chosen by what locked training comes to, where it sets the target
+    always = race.locked[:1] if options.target_of_locked is not None else []
+    tuned, race.missing = tune(tuning, entries, options.tuning_seconds, always)
     if options.part == "tune":
         return []
     workload, chosen = race.training.workload, race.choose(tuned)

@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from courses import Course, Point, lowest_error
@@ -76,11 +76,15 @@ def candidates(rates: Sequence[float], schedules: Sequence[str], steps: Sequence
 
 
 def tune(
-    tuning: Tuning, field: Mapping[str, tuple[Racer, Sequence[Setting]]], seconds: float
+    tuning: Tuning,
+    field: Mapping[str, tuple[Racer, Sequence[Setting]]],
+    seconds: float,
+    always: Collection[str] = (),
 ) -> tuple[dict[str, Courses], dict[str, str]]:
     """Train each contender with each of its candidates, in turn, and say what came of it; then who can't be trained, and why.
 
-    After so many seconds no more are begun, but for a contender's first; that is said.
+    After so many seconds no more are begun, but for a contender's first; that is said. A contender that has no choice is not
+    trained, unless it is in `always`.
     """
     console, began = Console(stderr=True), time.monotonic()
     found: dict[str, Courses] = {name: {} for name in field}
@@ -90,7 +94,7 @@ def tune(
             if turn >= len(settings) or name in missing:
                 continue
             setting = settings[turn]
-            if len(settings) == 1:
+            if len(settings) == 1 and name not in always:
                 found[name][setting] = []  # nothing to choose
                 continue
             said = f"tuning: {name}, {setting.key}"

@@ -237,6 +237,10 @@ def test_tuning_keeps_its_courses_and_goes_on(benchmark: Any, tmp_path: Path) ->
     again, _ = tuning.tune(tuning_of(benchmark, path), {"toy": (toy, settings)}, 0.0)
     assert again == found
     assert toy.trained == 3, "the file has them"
+    for always, trained in (((), 0), (("one",), 1)):
+        one = Toy(toy.ends)
+        found, _ = tuning.tune(tuning_of(benchmark, None), {"one": (one, settings[:1])}, float("inf"), always)
+        assert (list(found["one"]), one.trained) == (settings[:1], trained), "there is nothing to choose"
     other = Toy(toy.ends)
     found, missing = tuning.tune(tuning_of(benchmark, None), {"toy": (other, settings)}, 0.0)
     assert (found, missing, other.trained) == ({}, {"toy": "not tuned"}, 0)

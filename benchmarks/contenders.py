@@ -27,7 +27,7 @@ _OF_KINDS: list[tuple[str, dict[str, Any], Sequence[str]]] = [
     ("cdni, convolutional", {"method": "cdni", "synthesizer": "convolutional"}, (MAPS,)),
     ("cdni, positionwise", {"method": "cdni", "synthesizer": "positionwise"}, (POSITIONS,)),
     *(
-        (f"cdni, rank {rank}", {"method": "cdni", "synthesizer": f"low_rank:rank={rank}"}, EVERYWHERE)
+        (f"cdni, rank {rank}", {"method": "cdni", "synthesizer": f"low-rank:rank={rank}"}, EVERYWHERE)
         for rank in (16, 32, 64)
     ),
     ("dni", {"method": "dni"}, EVERYWHERE),
@@ -88,5 +88,5 @@ def add_contender_option(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="TEXT",
         help='one more of ours, "NAME: setting=value …" with settings of Trainer, such as "cdni rank 8: '
-        'synthesizer=low_rank:rank=8"; may be repeated',
+        'synthesizer=low-rank:rank=8"; may be repeated',
     )

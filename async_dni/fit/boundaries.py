@@ -135,7 +135,10 @@ def _choice(job: Job, model: nn.Sequential, trial: Trial, block: int, h: Tensor,
     """The one that the settings name for this boundary, else by the shape of the output."""
     if job.config.synthesizer is None:
         first = has_channels_first(model, block, h, trial.first.target)
-        return default_choice(h.shape[1:], job.config.hidden, SYNTHESIZERS, first)
+        condition = _condition(trial, model, block, h, None)
+        seen = None if condition is None else condition(trial.first.target)
+        by_position = seen is not None and seen.dim() > (2 if seen.is_floating_point() else 1)
+        return default_choice(h.shape[1:], job.config.hidden, SYNTHESIZERS, first, by_position)
     choices = synthesizer_choices(job.config.synthesizer)
     return choices[number] if len(choices) > 1 else choices[0]
 

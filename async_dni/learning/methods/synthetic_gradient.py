@@ -45,7 +45,7 @@ class SyntheticGradient(Method):
 
     def now(self, h: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad(), self._multiplying(h):
-            prediction = self._predict(h, target)
+            prediction = self.model(h, self._labels(target))
             return torch.div(prediction, len(h), out=self._room(prediction))
 
     def learn(self, h: Tensor, target: Tensor, grad_output: Tensor) -> None:
@@ -59,9 +59,10 @@ class SyntheticGradient(Method):
         # handed on as it is: one pass over the features instead of four.
         clear_gradients(self._parameters)
         self.loss = None
+        labels = self._labels(target)
         with self._multiplying(h):
             with torch.set_grad_enabled(self._set_gradients is None):
-                prediction = self._predict(h, target)
+                prediction = self.model(h, labels)
             with torch.no_grad():
                 error = torch.sub(prediction, grad_output, alpha=rows, out=self._room(prediction))
                 loss = torch.linalg.vector_norm(error).square_().div_(rows)
@@ -71,7 +72,7 @@ class SyntheticGradient(Method):
             if self._set_gradients is None:
                 prediction.backward(error)
             else:
-                self._set_gradients(h, self._labels(target), error)
+                self._set_gradients(h, labels, error)
         self.optimizer.step()
 
     def _room(self, prediction: Tensor) -> Tensor | None:
@@ -80,9 +81,6 @@ class SyntheticGradient(Method):
 
     def _multiplying(self, h: Tensor) -> AbstractContextManager[None]:
         return matmul_precision(self.precision, h.device)
-
-    def _predict(self, h: Tensor, target: Tensor) -> Tensor:
-        return self.model(h, self._labels(target))
 
     def _labels(self, target: Tensor) -> Tensor | None:
         if not self.conditioned:

@@ -72,6 +72,11 @@ class TrainerConfig(Updates, Evaluations, Data, Files, Processes, Arithmetic, Sy
         if method.lag is not None and self.lag not in (None, method.lag):
             allowed = f"{method.name} waits for the gradient of each batch; allowed: {method.lag}"
             raise ConfigError("lag", self.lag, allowed)
+        if self.gradient_check_every and (method.waits or self.workers == 1):
+            why = (
+                f"{method.name} waits for true gradients" if method.waits else "one worker has the loss's own gradient"
+            )
+            raise ConfigError("gradient_check_every", self.gradient_check_every, f"{why}; allowed: 0")
         if self.synthesizer is not None:
             self._check_synthesizers(synthesizer_choices(self.synthesizer))
         if method.check is not None:

@@ -208,6 +208,10 @@ SETTINGS = [
     bad("--seed 4294967296", "--seed: got 4294967296; allowed: a whole number of at least 0 and at most 4294967295"),
     bad("--queue-capacity 0", "--queue-capacity: got 0; allowed: a whole number of at least 1"),
     bad("--queue-capacity 1000000000", "--queue-capacity: got 1000000000; the queues would take "),
+    bad("--gradient-check-every -1", "--gradient-check-every: got -1; allowed: a whole number of at least 0"),
+    bad(
+        "--gradient-check-every 5 --method delayed", "--gradient-check-every: got 5; delayed waits for true gradients;"
+    ),
     bad("--lag 0", "--lag: got 0; allowed: a whole number of at least 1"),
     bad("--lag 2 --method backprop", "--lag: got 2; backprop waits for the gradient of each batch; allowed: 1"),
     bad("--lag 5 --method delayed", "--lag: got 5; delayed has at most --queue-capacity batches in flight; allowed: 1"),

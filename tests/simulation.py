@@ -31,7 +31,7 @@ from async_dni.learning.methods import METHODS
 from async_dni.learning.stage import StageSpec
 from async_dni.learning.synthesizers import make_synthesizer
 from async_dni.record.heartbeat import Heartbeat
-from async_dni.record.schedule import Schedule
+from async_dni.record.schedule import CutKind, Schedule
 from async_dni.record.telemetry import Telemetry
 from async_dni.runtime.machine.interruption import Interruption
 from async_dni.runtime.snapshots import Snapshots
@@ -276,8 +276,8 @@ class Simulation:
         assert self._current is not None
         self.supervisor._handle(self.known[self._current.stage], event)
 
-    def _on_cut(self, step: int, states: list[dict[str, Any]], is_full: bool, is_final: bool) -> None:
-        self.cuts[step, is_full, is_final] = states
+    def _on_cut(self, step: int, states: list[dict[str, Any]], kind: CutKind, is_final: bool) -> None:
+        self.cuts[step, kind is CutKind.FULL, is_final] = states
 
     def describe(self) -> str:
         """Where everything is, for a person."""

@@ -118,6 +118,7 @@ def _schedule(config: TrainerConfig, stream: Batches, checkpoint: Checkpoint | N
         steps=stream.steps,
         eval_every=config.eval_every * epoch if evaluates else 0,
         checkpoint_every=epoch if every == "epoch" else int(every),
+        check_every=config.gradient_check_every,
     )
 
 

@@ -30,6 +30,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/staleness.py --steps 500 --rounds 1
 	$(BIN)/python benchmarks/time_to_accuracy.py --steps 720 --learning-rates 1e-3 --targets 4,3 --rounds 1
 	$(BIN)/python benchmarks/accuracy.py --rounds 1
+	$(BIN)/python benchmarks/gradient_quality.py --only fcn --methods cdni --steps 200
 	$(BIN)/python benchmarks/faults.py --only kills,outage,hangs
 
 lint: $(VENV)/.installed-dev

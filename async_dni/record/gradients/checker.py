@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -84,13 +84,9 @@ def _compared(spec: StageSpec, found: Gradients | None) -> StageGradients:
 
 def stage_in(spec: StageSpec, state: Mapping[str, Any]) -> Stage:
     """A stage of its own, on the CPU, with the layers and the method as `state` has them; its weights stay as they are."""
-    spec = replace(
-        spec,
-        module=copy_of(spec.module),
-        synthesizer=None if spec.synthesizer is None else copy_of(spec.synthesizer),
-        loss_fn=copy_of(spec.loss_fn) if isinstance(spec.loss_fn, nn.Module) else spec.loss_fn,
-        habits=replace(spec.habits, autocast=None, output_dtypes=None),
-    )
+    given = {field.name: getattr(spec, field.name) for field in fields(spec)}
+    models: dict[str, Any] = {name: copy_of(value) for name, value in given.items() if isinstance(value, nn.Module)}
+    spec = replace(spec, **models, habits=replace(spec.habits, autocast=None, output_dtypes=None))
     method = spec.make_method(CPU, spec.habits.make_optimizer(spec.optimizer, spec.module))
     spec.module.load_state_dict(state["model"])
     method.load_state_dict(copy.deepcopy(state["method"]))  # it may keep what it is given

@@ -138,7 +138,10 @@ class Simulation:
             torch.optim.SGD,
             nn.CrossEntropyLoss(),
             method=METHODS[plan.method],
-            synthesizer=None if is_last or plan.waits else make_synthesizer((WIDTH,), (), classes),
+            synthesizer=make_synthesizer((WIDTH,), (), classes)
+            if METHODS[plan.method].synthesizer and not is_last
+            else None,
+            auxiliary_head=nn.Linear(WIDTH, CLASSES) if METHODS[plan.method].auxiliary_head and not is_last else None,
             synthesizer_lr=None,
             classes=classes,
             lag=plan.lag,
@@ -151,7 +154,9 @@ class Simulation:
         plan, bells = self.plan, [Bell(self) for _ in self.stages]
         target, h = TensorSpec(ROWS, (), torch.int64), TensorSpec(ROWS, (WIDTH,), torch.float32)
         down: list[Any] = [Queue(self, [h, target], bells[k - 1], bells[k]) for k in range(1, plan.stages)]
-        up: list[Any] = [Queue(self, [h], bells[k], bells[k - 1]) for k in range(1, plan.stages)]
+        gradients = METHODS[plan.method].gradients
+        up: list[Any] = [Queue(self, [h], bells[k], bells[k - 1]) for k in range(1, plan.stages) if gradients]
+        upstream = up or [None] * len(down)
         samples = ROWS * plan.steps
         dataset = TensorDataset(torch.randn(samples, WIDTH), torch.arange(samples) % CLASSES)
         flags = SHARED.RawArray(ctypes.c_byte, 2)
@@ -169,8 +174,8 @@ class Simulation:
                 stream=BatchStream(dataset, ROWS, plan.steps, seed=0) if k == 0 else None,
                 activation_in=[None, *down][k],
                 activation_out=[*down, None][k],
-                gradient_in=[*up, None][k],
-                gradient_out=[None, *up][k],
+                gradient_in=[*upstream, None][k],
+                gradient_out=[None, *upstream][k],
                 doorbell=bells[k],  # type: ignore[arg-type]
                 heartbeat=Beats(self),
                 snapshots=Memory(self),

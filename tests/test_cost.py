@@ -21,7 +21,7 @@ from async_dni.network.cost import (
     LONG,
     ROUNDS,
     _fastest,
-    _measure_synthesizer,
+    _measure_method,
     _without_overhead,
     count_costs,
     measure_costs,
@@ -197,7 +197,7 @@ def test_a_synthesizer_is_measured_after_what_empties_the_cache_which_does_not_c
     assert _fastest(run, before)[0] == pytest.approx(0.01)
     assert len(emptied) == ROUNDS
     filled = []
-    _measure_synthesizer(spec(), Takes(7), torch.randn(ROWS, FEATURES), batch().target, lambda: filled.append(1))
+    _measure_method(spec(), Takes(7), torch.randn(ROWS, FEATURES), batch().target, lambda: filled.append(1))
     assert len(filled) == 2  # a round of predicting and one of learning, as both take long
 
 

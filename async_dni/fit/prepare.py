@@ -107,6 +107,7 @@ def _identity(job: Job, model: nn.Sequential, stream: Batches, trial: Trial) -> 
         "synthesizer": config.synthesizer or (DEFAULTS if job.method.synthesizer and not config.hidden else None),
         "synthesizer_hidden": list(config.hidden) if job.method.synthesizer else None,
         "synthesizer_every": config.synthesizer_every,
+        "auxiliary_hidden": list(config.auxiliary_hidden) if job.method.auxiliary_head else None,
         "autocast": config.autocast,  # what is under way between the stages has its type
     }
 

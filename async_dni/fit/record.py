@@ -34,8 +34,9 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
     if not job.config.serial and (warning := crowded(job.config)):
         job.progress.on_warning(warning)
     if checkpoint is not None:
-        if job.method.synthesizer and (afresh := checkpoint.new_cuts(plan.split)):
-            job.progress.on_note(f"new cuts after blocks {', '.join(afresh)}: their synthesizers start afresh")
+        models = "synthesizers" * job.method.synthesizer or "auxiliary heads" * job.method.auxiliary_head
+        if models and (afresh := checkpoint.new_cuts(plan.split)):
+            job.progress.on_note(f"new cuts after blocks {', '.join(afresh)}: their {models} start afresh")
         job.progress.on_note(f"going on from step {checkpoint.step}")
         if note := changed_schedule(job, checkpoint.step, prepared.stream.steps, planned):
             job.progress.on_note(note)

@@ -112,7 +112,7 @@ class Serial:
                 if not stage.holds_input(batch.index):
                     telemetry.updated(stage.updater.made)
                     self._send_gradient(k, batch.index, grad_input)
-            loss = stage.method.loss if stage.is_last else None
+            loss = stage.method.loss if stage.is_last or not stage.gradients else None
             telemetry.step(len(batch), None if loss is None else float(loss))
             telemetry.enter("wait_activation")
             x = h

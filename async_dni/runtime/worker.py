@@ -156,7 +156,8 @@ class Worker:
     def _finish(self, index: int, rows: int, grad_input: Gradient | None) -> None:
         """The layers were updated on a batch: send ∂/∂x upstream, and give the slot back that the batch came in."""
         self._send_gradient(index, grad_input)
-        loss = self.stage.method.loss if self.stage.is_last else None
+        has_loss = self.stage.is_last or not self.stage.gradients  # a stage's own, where none come back
+        loss = self.stage.method.loss if has_loss else None
         self.telemetry.step(rows, None if loss is None else float(loss))
         self.spec.heartbeat.step = index + 1
         self._release_input()

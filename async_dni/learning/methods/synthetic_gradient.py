@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import Adam, Optimizer
 
 from ..divergence import check_loss
 from ..optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
 from ..precision import matmul_precision
-from .method import Method, MethodParts
+from .method import Method, MethodParts, rate_of_model
 
 
 class SyntheticGradient(Method):
@@ -101,12 +101,9 @@ class SyntheticGradient(Method):
 def make_synthetic_gradient(parts: MethodParts) -> SyntheticGradient:
     """Of a stage's synthesizer, with an Adam of its own."""
     assert parts.synthesizer is not None
-    lr = parts.synthesizer_lr
-    if lr is None:  # an Adam's learning rate suits another; that of SGD, say, is of another scale
-        lr = parts.optimizer.param_groups[0]["lr"] if isinstance(parts.optimizer, Adam | AdamW) else 1e-3
     return SyntheticGradient(
         parts.synthesizer,
-        Adam(parts.synthesizer.parameters(), lr=lr, fused=True),
+        Adam(parts.synthesizer.parameters(), lr=rate_of_model(parts), fused=True),
         conditioned=parts.classes > 0,
         precision=parts.synthesizer_matmul_precision,
         condition=parts.condition,

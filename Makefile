@@ -32,6 +32,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/error_at_steps.py --steps 300 --learning-rates 1e-3 --schedules constant --rounds 1
 	$(BIN)/python benchmarks/synthesizer_share.py --rounds 2
 	$(BIN)/python benchmarks/accuracy.py --rounds 1
+	$(BIN)/python benchmarks/gradient_quality.py --only fcn --methods cdni --steps 200
 	$(BIN)/python benchmarks/faults.py --only kills,outage,hangs
 
 lint: $(VENV)/.installed-dev

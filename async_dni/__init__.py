@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         SYNTHESIZERS,
         ConvSynthesizer,
         LinearSynthesizer,
+        LowRankSynthesizer,
         MLPSynthesizer,
         PositionwiseSynthesizer,
         SynthesizerSpec,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from .network.split import split
     from .record.callback import Callback
     from .record.evaluate import Evaluation, evaluate
+    from .record.gradients.check import GradientCheck, StageGradients
+    from .record.gradients.comparison import Comparison
     from .record.result import TrainResult
     from .runtime.supervisor import WorkerError
     from .trainer import Trainer
@@ -53,6 +56,7 @@ _HOMES = {
         "SYNTHESIZERS",
         "ConvSynthesizer",
         "LinearSynthesizer",
+        "LowRankSynthesizer",
         "MLPSynthesizer",
         "PositionwiseSynthesizer",
         "SynthesizerSpec",
@@ -61,6 +65,8 @@ _HOMES = {
     "network.split": ("split",),
     "record.callback": ("Callback",),
     "record.evaluate": ("Evaluation", "evaluate"),
+    "record.gradients.check": ("GradientCheck", "StageGradients"),
+    "record.gradients.comparison": ("Comparison",),
     "record.result": ("TrainResult",),
     "runtime.supervisor": ("WorkerError",),
     "trainer": ("Trainer",),
@@ -76,6 +82,7 @@ __all__ = [
     "SCHEDULES",
     "SYNTHESIZERS",
     "Callback",
+    "Comparison",
     "ConfigError",
     "ConvSynthesizer",
     "DataError",
@@ -83,8 +90,10 @@ __all__ = [
     "DivergenceError",
     "Evaluation",
     "ExperimentConfig",
+    "GradientCheck",
     "ImageDataset",
     "LinearSynthesizer",
+    "LowRankSynthesizer",
     "MLPSynthesizer",
     "Method",
     "MethodParts",
@@ -94,6 +103,7 @@ __all__ = [
     "ModelSpec",
     "PositionwiseSynthesizer",
     "ScheduleSpec",
+    "StageGradients",
     "SynthesizerSpec",
     "TextDataset",
     "TrainResult",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .foundation.error import ConfigError
 from .foundation.option import Checked
+from .foundation.reference import resolved
 from .learning.methods import METHODS, MethodSpec
 from .learning.synthesizers import SynthesizerChoice, synthesizer_choices
 from .settings.arithmetic import Arithmetic
@@ -35,6 +36,7 @@ class TrainerConfig(Updates, Evaluations, Data, Files, Processes, Arithmetic, Sy
         for name in ("run_dir", "resume"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
+        object.__setattr__(self, "auxiliary_head", resolved(self.auxiliary_head))  # a run may be resumed from elsewhere
         if self.split is not None and len(self.split) != self.workers - 1:
             cuts = f"{len(self.split)} cuts ({','.join(map(str, self.split))})"
             raise ConfigError("split", cuts, f"{self.workers} workers need {self.workers - 1}")
@@ -67,11 +69,21 @@ class TrainerConfig(Updates, Evaluations, Data, Files, Processes, Arithmetic, Sy
                 if getattr(self, name) != without:
                     allowed = f"{method.name} has no synthesizers; allowed: {without or 'none'}"
                     raise ConfigError(name, getattr(self, name), allowed)
-        if self.lag is not None and not method.gradients:
-            raise ConfigError("lag", self.lag, f"with {method.name} no gradient comes back; allowed: none")
+        if not method.auxiliary_head:
+            for name in ("auxiliary_head", "auxiliary_hidden"):
+                if given := getattr(self, name):
+                    raise ConfigError(name, given, f"{method.name} has no auxiliary heads; allowed: none")
+        if self.auxiliary_head is not None and self.auxiliary_hidden:
+            allowed = "they are of the default heads, and --auxiliary-head is given; allowed: one of the two"
+            raise ConfigError("auxiliary_hidden", self.auxiliary_hidden, allowed)
         if method.lag is not None and self.lag not in (None, method.lag):
             allowed = f"{method.name} waits for the gradient of each batch; allowed: {method.lag}"
             raise ConfigError("lag", self.lag, allowed)
+        if self.gradient_check_every and (method.waits or self.workers == 1):
+            why = (
+                f"{method.name} waits for true gradients" if method.waits else "one worker has the loss's own gradient"
+            )
+            raise ConfigError("gradient_check_every", self.gradient_check_every, f"{why}; allowed: 0")
         if self.synthesizer is not None:
             self._check_synthesizers(synthesizer_choices(self.synthesizer))
         if method.check is not None:

@@ -21,6 +21,8 @@ COMMANDS = {
     "checkpoint": ("what a checkpoint holds", "a run directory, or a checkpoint in one"),
 }
 
+MODELS = ("synthesizer", "auxiliary_head")  # that methods keep in their states
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, print; returns the exit status."""
@@ -67,10 +69,11 @@ def show_checkpoint(console: Console, path: Path) -> None:
     lines += [f"{newest.name}: after {checkpoint.step} batches, {checkpoint.wall_seconds:.1f} s of training"]
     lines += [f"  {name}: {value}" for name, value in checkpoint.identity.items()]
     for states, blocks in zip(checkpoint.stages, _blocks(checkpoint.blocks, checkpoint.split), strict=True):
-        synthesizer = (states["method"] or {}).get("synthesizer", {})
+        method = states["method"] or {}
+        name, model = next(((key, method[key]) for key in MODELS if key in method), (MODELS[0], {}))
         lines.append(
             f"  stage of blocks {', '.join(blocks)}: {states['weight_version']} updates, "
-            f"synthesizer of {sum(value.numel() for value in synthesizer.values()):,} numbers, "
+            f"{name.replace('_', ' ')} of {sum(value.numel() for value in model.values()):,} numbers, "
             f"{len(states['pending'])} batches under way"
         )
     lines += [f"  {name}  {list(value.shape)} {value.dtype}" for name, value in checkpoint.model.items()]

@@ -14,16 +14,17 @@ import torch
 from torch import nn
 
 from .config import TrainerConfig
+from .fit.heads import own_head
 from .fit.in_process import train_in_process
 from .fit.in_workers import train_in_workers, wire
-from .fit.job import Job, OwnSynthesizer
+from .fit.job import Job, OwnHead, OwnSynthesizer
 from .fit.plan import make_plan
 from .fit.prepare import prepare
 from .fit.record import open_records
 from .fit.stream import sized
 from .foundation.error import ConfigError
 from .learning.condition import OwnCondition
-from .learning.methods import Loss
+from .learning.methods import METHODS, Loss
 from .learning.metrics import Metric, MetricFunction
 from .learning.schedules import SchedulerFactory
 from .learning.stage import OptimizerFactory, StageSpec
@@ -47,6 +48,9 @@ class Trainer:
     `optimizer`: called with a stage's parameters. `loss_fn(output, target)`: a mean over the batch.
     `synthesizer`: called as `synthesizer(features, classes)` with the shape of one sample of a stage's output and the
     number of classes it sees (0: none); returns a module called as `module(h, labels)` (`async_dni.learning.synthesizers`).
+    `auxiliary_head`: called as `auxiliary_head(features, output_features)` with the shapes of one sample of a stage's output
+    and of the network's; returns a module that makes of h `[batch, *features]` what is shaped like the network's output
+    (`async_dni.learning.auxiliary_head`). Or a text, as on the command line.
     `condition`: called with targets `[batch, ...]`; gives what the synthesizers of cDNI see of them, `[batch, width]` or
     `[batch, *positions, width]` of floats. Without, that is the targets themselves, made to fit (`async_dni.learning.condition`).
     `metrics`: what evaluations find, too: names (`async_dni.METRICS`), or functions of all outputs and targets of the
@@ -55,7 +59,7 @@ class Trainer:
     the batch index. `param_groups`: called with a stage's layers, whose parameters have their names in the network; returns
     groups as optimizers take them: `[{"params": […], "weight_decay": 0.0}, …]`.
     `callbacks`: told of the run while it goes on (`async_dni.Callback`).
-    Model, optimizer, loss and synthesizers are sent to other processes, so they must be picklable.
+    Model, optimizer, loss, synthesizers and heads are sent to other processes, so they must be picklable.
 
     Raises `ConfigError` for settings that can't be used.
     """
@@ -68,6 +72,7 @@ class Trainer:
         optimizer: OptimizerFactory = partial(torch.optim.Adam, lr=1e-3, fused=True),
         loss_fn: Loss | None = None,
         synthesizer: OwnSynthesizer | str | None = None,
+        auxiliary_head: OwnHead | str | None = None,
         condition: OwnCondition | None = None,
         metrics: Mapping[str, Metric | MetricFunction] | Sequence[str] | None = None,
         callbacks: Sequence[Callback] | Callback = (),
@@ -81,13 +86,13 @@ class Trainer:
             raise TypeError(f"Trainer has no setting {', '.join(sorted(unknown))}")
         if isinstance(synthesizer, str):
             settings, synthesizer = {**settings, "synthesizer": synthesizer}, None
+        if isinstance(auxiliary_head, str):
+            settings, auxiliary_head = {**settings, "auxiliary_head": auxiliary_head}, None
         if metrics is not None and not isinstance(metrics, Mapping):
             settings, metrics = {**settings, "metrics": metrics}, None
         self.config = dataclasses.replace(config or TrainerConfig(), **settings)
-        if synthesizer is not None and self.config.synthesizer is not None:
-            raise ConfigError(
-                "synthesizer", self.config.synthesizer, "a function is given, too; allowed: one of the two"
-            )
+        _check_own(self.config, synthesizer, condition)
+        self.auxiliary_head = own_head(self.config, auxiliary_head)
         if self.config.split_points is not None:
             model = split(model, self.config.split_points)
         network = check_partition(model, self.config.workers, self.config.split)
@@ -98,10 +103,6 @@ class Trainer:
         self.synthesizer, self.condition, self.progress = synthesizer, condition, progress or Progress()
         self.metrics = dict(metrics or {})
         self.scheduler, self.param_groups = scheduler, param_groups
-        if condition is not None and not self.job.method.conditioned:
-            raise ConfigError(
-                "condition", "a function", f"{self.config.method} sees nothing of the target; allowed: none"
-            )
 
     @property
     def job(self) -> Job:
@@ -119,6 +120,7 @@ class Trainer:
             self.callbacks,
             self.scheduler,
             self.param_groups,
+            self.auxiliary_head,
         )
 
     def fit(
@@ -179,3 +181,11 @@ class Trainer:
         steps = 1 if resume is None else load_checkpoint(newest_checkpoint(resume)).step + 1
         plan = make_plan(job, prepare(job, train_set, None, None, steps, None))
         return plan.split, plan.stages, [output.structure for output in plan.outputs]
+
+
+def _check_own(config: TrainerConfig, synthesizer: OwnSynthesizer | None, condition: OwnCondition | None) -> None:
+    """Raise `ConfigError` for functions of a user's own that can't go with the settings."""
+    if synthesizer is not None and config.synthesizer is not None:
+        raise ConfigError("synthesizer", config.synthesizer, "a function is given, too; allowed: one of the two")
+    if condition is not None and not METHODS[config.method].conditioned:
+        raise ConfigError("condition", "a function", f"{config.method} sees nothing of the target; allowed: none")

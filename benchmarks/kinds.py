@@ -124,7 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="kinds.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", choices=("cnn", "transformer", "own"), action="append", help="these networks only")
-    parser.add_argument("--methods", type=lambda text: text.split(","), default=[LOCKED, "delayed", "cdni", "dni"])
+    parser.add_argument(
+        "--methods", type=lambda text: text.split(","), default=[LOCKED, "delayed", "local", "cdni", "dni"]
+    )
     parser.add_argument("--workers", type=lambda text: [int(n) for n in text.split(",")], default=[2, 3, 4])
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
     parser.add_argument("--steps", type=int, metavar="N", help="batches of a run; default: 300 (cnn), 400, 800 (own)")

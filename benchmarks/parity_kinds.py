@@ -40,7 +40,7 @@ from async_dni.record.run_dir import environment, write_json
 from async_dni.runtime.serial import stage_rng
 
 BATCH_SIZE, SEED, LAG, WORKERS = 50, 0, 3, 3
-LAGGED = ("cdni", "dni", "delayed")
+LAGGED = ("cdni", "dni", "delayed", "local")
 
 
 class Rows(nn.Module):

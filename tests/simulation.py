@@ -31,7 +31,7 @@ from async_dni.learning.methods import METHODS
 from async_dni.learning.stage import StageSpec
 from async_dni.learning.synthesizers import make_synthesizer
 from async_dni.record.heartbeat import Heartbeat
-from async_dni.record.schedule import Schedule
+from async_dni.record.schedule import CutKind, Schedule
 from async_dni.record.telemetry import Telemetry
 from async_dni.runtime.machine.interruption import Interruption
 from async_dni.runtime.snapshots import Snapshots
@@ -138,7 +138,10 @@ class Simulation:
             torch.optim.SGD,
             nn.CrossEntropyLoss(),
             method=METHODS[plan.method],
-            synthesizer=None if is_last or plan.waits else make_synthesizer((WIDTH,), (), classes),
+            synthesizer=make_synthesizer((WIDTH,), (), classes)
+            if METHODS[plan.method].synthesizer and not is_last
+            else None,
+            auxiliary_head=nn.Linear(WIDTH, CLASSES) if METHODS[plan.method].auxiliary_head and not is_last else None,
             synthesizer_lr=None,
             classes=classes,
             lag=plan.lag,
@@ -151,7 +154,9 @@ class Simulation:
         plan, bells = self.plan, [Bell(self) for _ in self.stages]
         target, h = TensorSpec(ROWS, (), torch.int64), TensorSpec(ROWS, (WIDTH,), torch.float32)
         down: list[Any] = [Queue(self, [h, target], bells[k - 1], bells[k]) for k in range(1, plan.stages)]
-        up: list[Any] = [Queue(self, [h], bells[k], bells[k - 1]) for k in range(1, plan.stages)]
+        gradients = METHODS[plan.method].gradients
+        up: list[Any] = [Queue(self, [h], bells[k], bells[k - 1]) for k in range(1, plan.stages) if gradients]
+        upstream = up or [None] * len(down)
         samples = ROWS * plan.steps
         dataset = TensorDataset(torch.randn(samples, WIDTH), torch.arange(samples) % CLASSES)
         flags = SHARED.RawArray(ctypes.c_byte, 2)
@@ -169,8 +174,8 @@ class Simulation:
                 stream=BatchStream(dataset, ROWS, plan.steps, seed=0) if k == 0 else None,
                 activation_in=[None, *down][k],
                 activation_out=[*down, None][k],
-                gradient_in=[*up, None][k],
-                gradient_out=[None, *up][k],
+                gradient_in=[*upstream, None][k],
+                gradient_out=[None, *upstream][k],
                 doorbell=bells[k],  # type: ignore[arg-type]
                 heartbeat=Beats(self),
                 snapshots=Memory(self),
@@ -276,8 +281,8 @@ class Simulation:
         assert self._current is not None
         self.supervisor._handle(self.known[self._current.stage], event)
 
-    def _on_cut(self, step: int, states: list[dict[str, Any]], is_full: bool, is_final: bool) -> None:
-        self.cuts[step, is_full, is_final] = states
+    def _on_cut(self, step: int, states: list[dict[str, Any]], kind: CutKind, is_final: bool) -> None:
+        self.cuts[step, kind is CutKind.FULL, is_final] = states
 
     def describe(self) -> str:
         """Where everything is, for a person."""

@@ -15,12 +15,13 @@ from async_dni.learning.methods.dni import DNI
 from async_dni.learning.stage import StageSpec
 from async_dni.learning.structure import Output
 from async_dni.learning.synthesizers import make_synthesizer
+from async_dni.learning.synthesizers.low_rank import default_rank
 from async_dni.network import cost
 from async_dni.network.cost import (
     LONG,
     ROUNDS,
     _fastest,
-    _measure_synthesizer,
+    _measure_method,
     _without_overhead,
     count_costs,
     measure_costs,
@@ -196,7 +197,7 @@ def test_a_synthesizer_is_measured_after_what_empties_the_cache_which_does_not_c
     assert _fastest(run, before)[0] == pytest.approx(0.01)
     assert len(emptied) == ROUNDS
     filled = []
-    _measure_synthesizer(spec(), Takes(7), torch.randn(ROWS, FEATURES), batch().target, lambda: filled.append(1))
+    _measure_method(spec(), Takes(7), torch.randn(ROWS, FEATURES), batch().target, lambda: filled.append(1))
     assert len(filled) == 2  # a round of predicting and one of learning, as both take long
 
 
@@ -282,8 +283,8 @@ def test_counted_costs_are_the_products_of_forward_and_backward():
 
 def test_a_synthesizer_counts_two_predictions_and_one_gradient():
     _, cut_costs = counted(list(network()), synthesizers(), torch.randn(ROWS, FEATURES))
-    mlp, linear = (WIDTH + CLASSES) * 4 + 4 * WIDTH, WIDTH * WIDTH  # labels pick a row
-    assert cut_costs == [3 * ROWS * mlp, 3 * ROWS * linear, 0]
+    mlp, rank = (WIDTH + CLASSES) * 4 + 4 * WIDTH, default_rank(WIDTH)
+    assert cut_costs == [3 * ROWS * mlp, 3 * ROWS * (WIDTH * rank + (rank + CLASSES) * WIDTH), 0]
 
 
 def test_counting_changes_nothing_and_is_the_same_every_time():

@@ -1,4 +1,4 @@
-"""`benchmarks/kinds.py` and `parity_kinds.py`, as a reader runs them; figures are no test's business."""
+"""`benchmarks/kinds.py`, `parity_kinds.py` and `gradient_quality.py`, as a reader runs them; figures are no test's business."""
 
 from __future__ import annotations
 
@@ -33,6 +33,33 @@ def test_parity_kinds(tmp_path: Path) -> None:
     assert {row["kind"] for row in rows} == {"lstm", "autocast"}
     assert {row["reference"] for row in rows} == {"autograd", "serial", "resumed"}
     assert {row["difference"] for row in rows} == {0}
+
+
+def test_gradient_quality(tmp_path: Path) -> None:
+    only = ("--only", "fcn", "--methods", "cdni")
+    rows = run(
+        "gradient_quality.py", tmp_path / "quality.json", *only, "--synthesizer", "default", "--synthesizer", "mlp"
+    )
+    assert [(row["network"], row["method"], row["synthesizer"]) for row in rows] == [
+        ("fcn", "cdni", "default"),
+        ("fcn", "cdni", "mlp"),
+    ]
+    for row in rows:
+        ((first, second),) = row["checks"]
+        assert (first["step"], second["step"]) == (5, 10)
+        assert len(first["stages"]) == row["workers"] - 1
+        assert len(row["evaluations"]) == 1
+    assert rows[0]["checks"] != rows[1]["checks"], "each has its own synthesizer"
+
+
+def test_synthesizer_that_is_not_for_a_network_is_passed_over() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "gradient_quality.py"), "--quick", "--only", "fcn"]
+    ended = subprocess.run(
+        [*command, "--methods", "cdni", "--synthesizer", "convolutional"], check=False, capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    assert "--synthesizer: got convolutional; it is for outputs [channels, *positions]" in ended.stdout
+    assert "Traceback" not in ended.stderr
 
 
 def test_methods_that_are_none_are_refused() -> None:

@@ -142,8 +142,8 @@ def test_synthesizer_by_its_name_predicts_in_every_stage_but_the_last(toys: None
 
 
 def test_method_says_what_it_can_not_go_with(toys: None) -> None:
-    with pytest.raises(ConfigError, match="lag: got 2; with imitation no gradient comes back; allowed: none"):
-        TrainerConfig(method="imitation", lag=2)
+    with pytest.raises(ConfigError, match="auxiliary_hidden: got 8; imitation has no auxiliary heads; allowed: none"):
+        TrainerConfig(method="imitation", auxiliary_hidden=(8,))
     with pytest.raises(ConfigError, match="synthesizer: got linear; imitation has no synthesizers; allowed: none"):
         TrainerConfig(method="imitation", synthesizer="linear")
     with pytest.raises(ConfigError, match="synthesizer_hidden: got 8; the bias synthesizer has no hidden layers"):
@@ -308,7 +308,7 @@ class Answers(Method):
     [
         (
             lambda parts: None,
-            r"it can't be made, or answer \(TypeError: method 'local': it makes NoneType; allowed: a Method",
+            r"it can't be made, or answer \(TypeError: method 'unusable': it makes NoneType; allowed: a Method",
         ),
         (
             lambda parts: Answers(lambda h: h[:, 1:]),
@@ -322,24 +322,24 @@ class Answers(Method):
     ids=["no method", "another shape", "nothing"],
 )
 def test_method_that_can_not_be_used_is_refused(toys: None, make: Any, sentence: str) -> None:
-    METHODS.add(dataclasses.replace(METHODS["imitation"], name="local", make=make))
+    METHODS.add(dataclasses.replace(METHODS["imitation"], name="unusable", make=make))
     try:
-        with pytest.raises(ConfigError, match=f"method: got local; {sentence}"):
-            Trainer(network(), method="local", batch_size=30).fit(data(), steps=1)
+        with pytest.raises(ConfigError, match=f"method: got unusable; {sentence}"):
+            Trainer(network(), method="unusable", batch_size=30).fit(data(), steps=1)
     finally:
-        METHODS.remove("local")
+        METHODS.remove("unusable")
 
 
 def test_method_that_can_not_be_pickled_is_named(toys: None) -> None:
     lock, made = threading.Lock(), METHODS["imitation"].make
-    METHODS.add(dataclasses.replace(METHODS["imitation"], name="local", make=lambda parts: lock and made(parts)))
+    METHODS.add(dataclasses.replace(METHODS["imitation"], name="unusable", make=lambda parts: lock and made(parts)))
     try:
         with pytest.raises(
-            ConfigError, match="method: got local; a worker is another process, so its description must be"
+            ConfigError, match="method: got unusable; a worker is another process, so its description must be"
         ):
-            Trainer(network(), method="local", batch_size=30).fit(data(), steps=1)
+            Trainer(network(), method="unusable", batch_size=30).fit(data(), steps=1)
     finally:
-        METHODS.remove("local")
+        METHODS.remove("unusable")
 
 
 def test_synthesizer_that_takes_other_arguments_is_refused(toys: None) -> None:
@@ -365,9 +365,9 @@ def test_a_name_and_a_function_are_one_synthesizer_too_many(toys: None) -> None:
 
 def test_registry_is_asked_by_name_and_lists_in_order() -> None:
     registry = Registry(MethodSpec, "method", "async_dni.nobody", [METHODS[name] for name in METHODS])
-    assert list(registry) == ["cdni", "dni", "delayed", "backprop"]
+    assert list(registry) == ["cdni", "dni", "delayed", "backprop", "local"]
     assert "cdni" in registry
     assert "ddg" not in registry
-    with pytest.raises(ConfigError, match="method: got ddg; allowed: cdni, dni, delayed, backprop"):
+    with pytest.raises(ConfigError, match="method: got ddg; allowed: cdni, dni, delayed, backprop, local"):
         registry["ddg"]
     assert registry.add(METHODS["dni"]) is METHODS["dni"], "the same again"

@@ -135,7 +135,7 @@ def test_gradients_without_autograd_are_in_its_precision_too(monkeypatch):
     monkeypatch.setattr(
         LinearSynthesizer, "set_gradients", lambda *args: (seen.append(CPU.fp32_precision), real(*args))
     )
-    synthesizer = make_synthesizer((3,), (), 2)
+    synthesizer = make_synthesizer((3,), (), 2, "linear")
     method = SyntheticGradient(
         synthesizer, torch.optim.SGD(synthesizer.parameters(), 0.1), conditioned=True, precision="high"
     )
@@ -150,7 +150,7 @@ def gradients(precision, hidden, rows, width):
     h, delta = (torch.randn(rows, width, generator=generator) for _ in range(2))
     labels = torch.randint(0, 10, (rows,), generator=generator)
     torch.manual_seed(0)
-    synthesizer = make_synthesizer((width,), hidden, 10)
+    synthesizer = make_synthesizer((width,), hidden, 10, "mlp" if hidden else "linear")
     for parameter in synthesizer.parameters():
         nn.init.normal_(parameter, std=0.1)
     optimizer = torch.optim.SGD(synthesizer.parameters(), 0.0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from async_dni import Trainer
 from async_dni.learning.precision import rounds_to_bfloat16
-from async_dni.learning.synthesizers import LinearSynthesizer
+from async_dni.learning.synthesizers import LinearSynthesizer, LowRankSynthesizer
 from async_dni.network import precision_choice
 from async_dni.network.precision_choice import LARGEST_TRIED, WORTH_ROUNDING, choose_precision
 
@@ -62,6 +62,11 @@ def test_a_setting_wins(given: str, device: str, rounds: bool) -> None:
     assert choice(LARGE, given=given, device=device) == given
 
 
+def test_thin_products_are_not_rounded(rounds: bool) -> None:
+    assert choice(LARGE, LowRankSynthesizer((128,), 10, rank=64)) == "highest"
+    assert choice(LARGE, LowRankSynthesizer((128,), 10, rank=128)) == ("medium" if rounds else "highest")
+
+
 def test_one_that_does_not_take_medium_keeps_highest(rounds: bool) -> None:
     assert choice(LARGE, Asks()) == "highest"
 
@@ -83,7 +88,7 @@ def test_workers_and_the_configuration_are_told_the_same(
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Linear(128, 128) for _ in range(3)), nn.Linear(128, 3))
     data = torch.randn(256, 128), torch.randint(3, (256,))
-    trainer = Trainer(model, workers=3, batch_size=256, run_dir=tmp_path, **settings)
+    trainer = Trainer(model, workers=3, batch_size=256, synthesizer="linear", run_dir=tmp_path, **settings)
     expected = settings.get("synthesizer_matmul_precision", "medium" if rounds else "highest")
     _, stages, _ = trainer.cut(data)
     assert [stage.synthesizer_matmul_precision for stage in stages[:-1]] == [expected] * 2

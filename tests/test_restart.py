@@ -37,6 +37,7 @@ PLANS: dict[str, dict[str, Any]] = {
     "every second gradient": {"every": 2},
     "drop": {"drops": True, "capacity": 1, "steps": 8},
     "alone": {"stages": 1},
+    "local": {"method": "local"},
 }
 
 
@@ -45,13 +46,14 @@ def check_protocol(simulation: Simulation) -> int:
     plan = simulation.plan
     end = simulation.down[0].sent[-1][0] if simulation.down else plan.steps
     assert end == plan.steps or (plan.stop_at is not None and end < plan.steps)
-    for activations, gradients in zip(simulation.down, simulation.up, strict=True):
+    for activations, gradients in itertools.zip_longest(simulation.down, simulation.up):
         *batches, last = activations.sent
         indices = [index for index, has_tensors in batches if has_tensors]
         assert len(indices) == len(batches)
         assert last == (end, False), "the end of the stream"
         assert indices == (sorted(set(indices)) if plan.drops else list(range(end)))
-        assert [index for index, _ in gradients.sent] == [index for index in indices if index % plan.every == 0]
+        if gradients is not None:
+            assert [index for index, _ in gradients.sent] == [index for index in indices if index % plan.every == 0]
         written, released = activations.counters
         assert written - released == 1, "every slot is given back, but for that of the end"
     check_cuts(simulation, end)
@@ -115,7 +117,7 @@ def test_workers_may_die_again_and_again() -> None:
         run(**plan, kills={stage: [rng.randrange(30) for _ in range(rng.randint(1, 3))] for stage in condemned})
 
 
-@pytest.mark.parametrize("method", ["cdni", "delayed"])
+@pytest.mark.parametrize("method", ["cdni", "delayed", "local"])
 def test_an_early_end_comes_after_what_the_dead_had_sent(method: str) -> None:
     """A first worker of stage 0 that was asked to end while its successor was not there yet: the successor ended at once,
     at a batch that had been sent already, and the message of the end was taken for one of those. All waited for ever."""
@@ -134,7 +136,7 @@ def test_a_full_cut_that_waits_is_not_passed_by_a_later_one() -> None:
 def test_no_update_is_lost_that_a_snapshot_has() -> None:
     """Locked, with a snapshot after each batch: a worker's death changes nothing, to the last bit, unless it dies
     between a batch and its snapshot, which is where the update is lost."""
-    for plan in ({"method": "backprop"}, {"method": "delayed", "lag": 1}):
+    for plan in ({"method": "backprop"}, {"method": "delayed", "lag": 1}, {"method": "local"}):
         plan |= {"snapshot_every": 1, "steps": 3}
         expected, exact = run(**plan).cuts[3, True, True], 0
         for stage, n in itertools.product(range(3), range(20)):

@@ -378,7 +378,7 @@ def test_the_gradient_given_upstream_is_taken_before_the_step():
 def test_a_prediction_that_is_clipped_is_clipped_upstream_too(clip, is_predicted, is_scaled):
     synthesizer, batch = nonzero_synthesizer(WIDTH, (), CLASSES), small_batch()
     with torch.no_grad():
-        synthesizer.condition.weight.fill_(1e4)
+        synthesizer.up.weight.fill_(1e4)
     found = {}
     for norm in (None, clip):
         torch.manual_seed(1)

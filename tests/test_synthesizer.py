@@ -2,9 +2,18 @@ import pytest
 import torch
 from torch import nn
 
-from async_dni import ConfigError, ConvSynthesizer, LinearSynthesizer, MLPSynthesizer, PositionwiseSynthesizer, Trainer
+from async_dni import (
+    ConfigError,
+    ConvSynthesizer,
+    LinearSynthesizer,
+    LowRankSynthesizer,
+    MLPSynthesizer,
+    PositionwiseSynthesizer,
+    Trainer,
+)
 from async_dni.learning.condition import hot, in_rows
 from async_dni.learning.synthesizers import make_synthesizer, synthesizer_choices
+from async_dni.learning.synthesizers.low_rank import default_rank
 
 ROWS, CLASSES = 6, 3
 CASES = [
@@ -78,6 +87,40 @@ def test_linear_is_the_papers_equation():
     torch.testing.assert_close(synthesizer(h, y), expected.view(ROWS, 2, 3))
 
 
+def test_low_rank_is_a_product_through_a_code_and_a_row_of_each_label():
+    synthesizer = trained(LowRankSynthesizer((2, 8), CLASSES, rank=2))
+    h, y = torch.randn(ROWS, 2, 8), condition(CLASSES)
+    down, up = synthesizer.down.weight, synthesizer.up.weight
+    assert (down.shape, up.shape) == ((2, 16), (16, 2 + CLASSES))
+    expected = h.view(ROWS, 16) @ down.T @ up[:, :2].T + up[:, 2:].T[y]
+    torch.testing.assert_close(synthesizer(h, y), expected.view(ROWS, 2, 8))
+
+
+def test_what_a_low_rank_synthesizer_remembers_of_a_prediction_is_not_used_when_it_has_changed():
+    synthesizer, grad = trained(LowRankSynthesizer((4,), CLASSES, rank=2)), torch.randn(ROWS, 4)
+    h, other = torch.randn(ROWS, 4), torch.randn(ROWS, 4)
+
+    def gradients(*predicted):
+        with torch.no_grad():
+            for one in predicted:
+                synthesizer(one, labels)
+            if predicted:
+                synthesizer.down.weight += 1
+        synthesizer.set_gradients(h, labels, grad)
+        return synthesizer.up.weight.grad
+
+    for predicted in ((h,), (other,), (h, other)):
+        found = gradients(*predicted)
+        assert torch.equal(found, gradients())
+
+
+@pytest.mark.parametrize(
+    ("size", "rank"), [(1, 1), (5, 2), (64, 8), (256, 16), (6272, 64), (2**17, 64), (802_816, 8), (2**25, 1)]
+)
+def test_rank_by_size(size, rank):
+    assert default_rank(size) == rank
+
+
 def test_mlp_sees_h_and_the_label_side_by_side():
     synthesizer = trained(MLPSynthesizer((5,), (8,), CLASSES))
     h, y = torch.randn(ROWS, 5), condition(CLASSES)
@@ -98,7 +141,13 @@ def test_convolutional_sees_the_label_as_constant_planes():
 
 @pytest.mark.parametrize(
     ("features", "hidden", "kind"),
-    [((5,), (), LinearSynthesizer), ((5,), (4,), MLPSynthesizer), ((2, 4, 4), (), ConvSynthesizer)],
+    [
+        ((5,), (), LowRankSynthesizer),
+        ((5,), (4,), MLPSynthesizer),
+        ((4, 5), (), PositionwiseSynthesizer),
+        ((2, 4, 4), (), LowRankSynthesizer),
+        ((2, 4, 4), (3,), ConvSynthesizer),
+    ],
 )
 def test_the_default_follows_the_shape_of_h(features, hidden, kind):
     assert type(make_synthesizer(features, hidden, CLASSES)) is kind
@@ -121,14 +170,17 @@ def test_hot_rows():
 
 @pytest.mark.parametrize("classes", [0, 10])
 @pytest.mark.parametrize("features", [(6,), (2, 3, 4)])
-def test_gradients_of_a_linear_synthesizer_are_those_of_autograd(features: tuple[int, ...], classes: int) -> None:
+@pytest.mark.parametrize("kind", [LinearSynthesizer, LowRankSynthesizer])
+def test_a_synthesizer_s_own_gradients_are_those_of_autograd(kind, features: tuple[int, ...], classes: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    synthesizer = LinearSynthesizer(features, classes)
+    synthesizer = trained(kind(features, classes))
     h, grad_output = (torch.randn(7, *features, generator=generator) for _ in range(2))
     labels = torch.tensor([1, 1, 0, 9, 3, 3, 3]) if classes else None
     synthesizer(h, labels).backward(grad_output)
     expected = {name: parameter.grad.clone() for name, parameter in synthesizer.named_parameters()}
     synthesizer.zero_grad()
+    with torch.no_grad():
+        synthesizer(h, labels)
     synthesizer.set_gradients(h, labels, grad_output)
     assert expected.keys() == {name for name, parameter in synthesizer.named_parameters() if parameter.grad is not None}
     for name, parameter in synthesizer.named_parameters():
@@ -146,15 +198,15 @@ def test_gradients_of_a_linear_synthesizer_are_those_of_autograd(features: tuple
     ],
     ids=["nothing", "a class a sample", "a class a position", "numbers a sample", "numbers a position"],
 )
-def test_positionwise_is_the_same_at_each_position(seen: torch.Tensor | None, width: int) -> None:
-    synthesizer = trained(PositionwiseSynthesizer((3, 5), (), width))
+@pytest.mark.parametrize("rank", [None, 2])
+def test_positionwise_is_the_same_at_each_position(rank: int | None, seen: torch.Tensor | None, width: int) -> None:
+    synthesizer = trained(PositionwiseSynthesizer((3, 5), (), width, rank))
     h = torch.randn(4, 3, 5)
-    expected = h @ synthesizer.each.linear.weight.T
-    if seen is None:
-        expected = expected + synthesizer.each.linear.bias
-    else:
-        rows = in_rows(seen, width, h.dtype) @ synthesizer.each.condition.weight
-        expected = expected + (rows.unsqueeze(1) if rows.dim() == 2 else rows)
+    of_each = None
+    if seen is not None:
+        rows = in_rows(seen, width, h.dtype)
+        of_each = (rows.unsqueeze(1).expand(-1, 3, -1) if rows.dim() == 2 else rows).reshape(12, width)
+    expected = synthesizer.each(h.view(12, 5), of_each).view_as(h)
     torch.testing.assert_close(synthesizer(h, seen), expected)
     gradient = torch.randn_like(h)
     synthesizer(h, seen).backward(gradient)
@@ -170,14 +222,15 @@ def test_size_of_a_synthesizer_does_not_grow_with_positions() -> None:
         return sum(p.numel() for p in make_synthesizer(features, (), 3, **settings).parameters())
 
     assert size((10, 8)) == size((1000, 8)) == 8 * 8 + 3 * 8
-    assert size((8, 10), channels_first=True) == size((8, 1000), channels_first=True)
-    assert size((8, 4, 4)) == size((8, 400, 400))
-    assert size((8, 4, 4, 4)) == size((8, 9, 9, 9))
+    maps = {"channels_first": True, "name": "convolutional"}
+    assert size((8, 10), **maps) == size((8, 1000), **maps)
+    assert size((8, 4, 4), **maps) == size((8, 400, 400), **maps)
+    assert size((8, 4, 4, 4), **maps) == size((8, 9, 9, 9), **maps)
 
 
 @pytest.mark.parametrize("features", [(2, 7), (2, 4, 3), (2, 3, 3, 3)])
 def test_convolutional_sees_a_class_at_its_position(features: tuple[int, ...]) -> None:
-    synthesizer = trained(make_synthesizer(features, (), 3, channels_first=True))
+    synthesizer = trained(make_synthesizer(features, (), 3, "convolutional", channels_first=True))
     h, at = torch.randn(2, *features), torch.randint(0, 3, (2, *features[1:]))
     planes = torch.cat((h, hot(at, 3, h.dtype).movedim(-1, 1)), 1)
     torch.testing.assert_close(synthesizer(h, at), synthesizer.layers(planes))
@@ -199,7 +252,7 @@ def test_choices_are_named_with_their_settings() -> None:
     assert second.make((2, 5, 5), (), 0).layers[0][0].kernel_size == (3, 3)
     assert first.make((5,), (100,), 0).layers[0][0].out_features == 8
     for text, sentence in (
-        ("none", "allowed: convolutional, positionwise, linear, mlp"),
+        ("none", "allowed: convolutional, positionwise, low-rank, linear, mlp"),
         ("linear:hidden=4", "linear takes no settings"),
         ("mlp:width=4", "mlp takes hidden="),
         ("convolutional:kernel", "convolutional takes hidden=…, kernel=…"),

@@ -9,9 +9,9 @@ from typing import Any
 from ..learning.batch import Batch
 from .batch_check import Labels
 
-LOADING, ITERATING, EVALUATING = 1, 2, 3
+LOADING, ITERATING, EVALUATING, CHECKING = 1, 2, 3, 4
 """What is seeded: the random states of (seed, `LOADING`, batch index), of (seed, `ITERATING`, epoch), or, of an evaluation,
-(seed, `EVALUATING`, its batch)."""
+(seed, `EVALUATING`, its batch), or, of a gradient check, (seed, `CHECKING`, step)."""
 
 
 class Batches(ABC):

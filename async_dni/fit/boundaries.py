@@ -35,11 +35,12 @@ NONE: Example = (None, torch.empty(0), None)
 
 @dataclass(frozen=True)
 class Made:
-    """The synthesizers after a block, and what each sees of the target."""
+    """The synthesizers after a block, and what each sees of the target; or an auxiliary head (`heads.py`)."""
 
     synthesizer: nn.Module | None = None  # an nn.ModuleList, where the output has several carrying parts
     conditions: tuple[Condition | None, ...] = (None,)
     dims: tuple[int, ...] = (0,)  # which dimension of each carrying part counts the samples
+    auxiliary_head: nn.Module | None = None
 
     def examples(self, trial: Trial, block: int) -> list[Example]:
         """Each synthesizer, with what it gets for the first batch."""
@@ -54,7 +55,7 @@ class Made:
         """With the precision that its largest synthesizer multiplies in, in a stage on `device`."""
         given = job.config.synthesizer_matmul_precision
         largest = max(self.examples(trial, block), key=lambda example: example[1].numel(), default=NONE)
-        return Boundary(choose_precision(given, *largest, device), self.conditions, self.dims)
+        return Boundary(choose_precision(given, *largest, device), self.conditions, self.dims, self.auxiliary_head)
 
 
 def make_boundaries(job: Job, model: nn.Sequential, trial: Trial) -> list[Made]:
@@ -67,10 +68,14 @@ def make_boundaries(job: Job, model: nn.Sequential, trial: Trial) -> list[Made]:
             for i, output in enumerate(trial.outputs)
         ]
         return [Made(None, seen, of_block) for seen, of_block in zip(conditions, dims, strict=True)]
-    cuts = range(len(model) - 1) if job.config.split is None else [cut - 1 for cut in job.config.split]
-    for number, block in enumerate(cuts):
+    for number, block in enumerate(possible_cuts(job, model)):
         made[block] = _make(job, model, trial, block, number)
     return made
+
+
+def possible_cuts(job: Job, model: nn.Sequential) -> Sequence[int]:
+    """The blocks after which a stage may end, but for the last."""
+    return range(len(model) - 1) if job.config.split is None else [cut - 1 for cut in job.config.split]
 
 
 def _make(job: Job, model: nn.Sequential, trial: Trial, block: int, number: int) -> Made:
@@ -135,7 +140,10 @@ def _choice(job: Job, model: nn.Sequential, trial: Trial, block: int, h: Tensor,
     """The one that the settings name for this boundary, else by the shape of the output."""
     if job.config.synthesizer is None:
         first = has_channels_first(model, block, h, trial.first.target)
-        return default_choice(h.shape[1:], job.config.hidden, SYNTHESIZERS, first)
+        condition = _condition(trial, model, block, h, None)
+        seen = None if condition is None else condition(trial.first.target)
+        by_position = seen is not None and seen.dim() > (2 if seen.is_floating_point() else 1)
+        return default_choice(h.shape[1:], job.config.hidden, SYNTHESIZERS, first, by_position)
     choices = synthesizer_choices(job.config.synthesizer)
     return choices[number] if len(choices) > 1 else choices[0]
 

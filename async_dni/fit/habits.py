@@ -82,9 +82,10 @@ def check_habits(stages: Sequence[StageSpec]) -> None:
             _check_groups(stage.module, optimizer, stage.habits.param_groups, where)
         if optimizer is not None and stage.habits.scheduler is not None:
             _check_scheduler(stage.habits.scheduler, optimizer, stage.habits.steps or 0)
-        if stage.habits.scheduler is not None and stage.habits.schedules_model and stage.synthesizer is not None:
+        model = "synthesizer" * (stage.synthesizer is not None) or "auxiliary head" * (stage.auxiliary_head is not None)
+        if stage.habits.scheduler is not None and stage.habits.schedules_model and model:
             like = _make_optimizer(stage, where) or stage.optimizer([nn.Parameter(torch.zeros(1))])
-            _check_following(stage.habits.scheduler, like, where)
+            _check_following(stage.habits.scheduler, like, model, where)
 
 
 def _make_optimizer(stage: StageSpec, where: str) -> Optimizer | None:
@@ -139,13 +140,13 @@ def _check_scheduler(factory: SchedulerFactory, optimizer: Optimizer, steps: int
         )
 
 
-def _check_following(factory: SchedulerFactory, like: Optimizer, where: str) -> None:
-    """Raise `ConfigError` unless the rate of a synthesizer's optimizer can go with that of its layers."""
+def _check_following(factory: SchedulerFactory, like: Optimizer, model: str, where: str) -> None:
+    """Raise `ConfigError` unless the rate of the optimizer of a method's own model can go with that of its layers."""
     theirs = SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     try:
         FollowingRates(theirs, like, factory).at(1)
     except Exception as error:
-        took = f"the synthesizer's rate {where} can't go with it ({reason(error)})"
+        took = f"the {model}'s rate {where} can't go with it ({reason(error)})"
         raise ConfigError(
             "scheduler", _name(factory), f"{took}; allowed: synthesizer_lr_schedule='constant'"
         ) from error

@@ -6,6 +6,7 @@ import torch
 
 from ..learning.random_state import RandomState
 from ..record.run import Run
+from ..record.schedule import CutKind
 from ..record.telemetry import record_all
 from ..runtime.machine.device import threads_per_worker
 from ..runtime.machine.interruption import Interruption
@@ -36,8 +37,8 @@ def _drive(job: Job, prepared: Prepared, plan: Plan, run: Run, interruption: Int
 
     def before_batch(step: int) -> bool:
         interruption.check()
-        if (is_full := prepared.schedule.cut_after(step)) is not None:
-            run.on_cut(step, serial.states() if is_full else serial.layers(), is_full, False)
+        if (kind := prepared.schedule.cut_after(step)) is not None:
+            run.on_cut(step, serial.cut(kind), kind, False)
             run.wait()  # random states are the process's, and an early end is to come after this very step
         return not interruption.is_ending
 
@@ -48,6 +49,6 @@ def _drive(job: Job, prepared: Prepared, plan: Plan, run: Run, interruption: Int
             step = serial.run(prepared.stream, prepared.schedule.start, before_batch)
         finally:
             prepared.stream.close()
-    run.on_cut(step, serial.states(), True, True)
+    run.on_cut(step, serial.states(), CutKind.FULL, True)
     run.wait()
     return Trained(serial.totals(), [[] for _ in stages])

@@ -20,6 +20,9 @@ from ..record.progress import Progress
 OwnSynthesizer = Callable[[Sequence[int], int], nn.Module]
 """Shape of one sample of the stage's output, classes of the labels that it sees, or numbers in a row (0: it sees none)."""
 
+OwnHead = Callable[[Sequence[int], Sequence[int]], nn.Module]
+"""Shapes of one sample of the stage's output and of the network's."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -37,6 +40,7 @@ class Job:
     callbacks: Sequence[Callback] = ()
     scheduler: SchedulerFactory | None = None
     param_groups: ParamGroups | None = None
+    auxiliary_head: OwnHead | None = None  # a user's own
 
     @property
     def method(self) -> MethodSpec:

@@ -1,4 +1,4 @@
-"""The second step of a run: the network is cut into stages, each with its synthesizer."""
+"""The second step of a run: the network is cut into stages, each with its synthesizer, or its head."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from ..network.trial import Trial, check_one_row
 from ..runtime.machine.device import threads_per_worker
 from .boundaries import Made, make_boundaries
 from .habits import check_habits, make_habits
+from .heads import first_row, with_heads
 from .job import Job
 from .prepare import Prepared
 
@@ -47,7 +48,7 @@ def make_plan(job: Job, prepared: Prepared) -> Plan:
     trial = prepared.trial if job.config.autocast is None else in_float32(prepared.trial)
     prepared = dataclasses.replace(prepared, trial=trial)
     model = trained_copy(prepared.model)
-    made = make_boundaries(job, model, trial)
+    made = with_heads(job, model, trial, make_boundaries(job, model, trial))
     spec = _any_stage(job, model, prepared)
     split = _split(job, spec, made, prepared)
     check_shared(model, split)
@@ -71,6 +72,8 @@ def make_plan(job: Job, prepared: Prepared) -> Plan:
         for synthesizer, h, labels in made[last].examples(trial, last):
             assert synthesizer is not None
             check_one_row(prepared.stream, synthesizer, h[:1], None if labels is None else labels[:1])
+        if (head := made[last].auxiliary_head) is not None:
+            check_one_row(prepared.stream, head, first_row(trial, last))
     check_habits(stages)
     try_steps(stages, trial.first)
     return Plan(split, stages, [outputs[last] for last in lasts])
@@ -132,5 +135,6 @@ def _split(job: Job, spec: StageSpec, made: Sequence[Made], prepared: Prepared) 
             costs = measure_costs(spec, blocks, synthesizers, load, threads, boundaries)
             return balance(*costs, config.workers)
     conditions = [each.conditions for each in made]
-    costs = count_costs(blocks, synthesizers, trial.outputs, trial.first, conditions, config.synthesizer_every)
+    heads = [each.auxiliary_head for each in made]
+    costs = count_costs(blocks, synthesizers, trial.outputs, trial.first, conditions, config.synthesizer_every, heads)
     return balance(*costs, config.workers)

@@ -17,6 +17,7 @@ from ..data.samples import refused
 from ..foundation.error import ConfigError
 from ..learning.autocast import autocast
 from ..learning.structure import mapped
+from ..learning.synthesizers import DEFAULTS
 from ..network.outputs import materialized
 from ..network.trial import Trial, check_one_row, optimizer_name, try_out
 from ..record.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
@@ -103,9 +104,10 @@ def _identity(job: Job, model: nn.Sequential, stream: Batches, trial: Trial) -> 
         "samples": stream.samples,
         "targets_checksum": zlib.crc32(target.view(-1).view(torch.uint8).numpy().tobytes()),
         "optimizer": optimizer_name(job.optimizer, trained),
-        "synthesizer": config.synthesizer,
+        "synthesizer": config.synthesizer or (DEFAULTS if job.method.synthesizer and not config.hidden else None),
         "synthesizer_hidden": list(config.hidden) if job.method.synthesizer else None,
         "synthesizer_every": config.synthesizer_every,
+        "auxiliary_hidden": list(config.auxiliary_hidden) if job.method.auxiliary_head else None,
         "autocast": config.autocast,  # what is under way between the stages has its type
     }
 
@@ -117,6 +119,7 @@ def _schedule(config: TrainerConfig, stream: Batches, checkpoint: Checkpoint | N
         steps=stream.steps,
         eval_every=config.eval_every * epoch if evaluates else 0,
         checkpoint_every=epoch if every == "epoch" else int(every),
+        check_every=config.gradient_check_every,
     )
 
 

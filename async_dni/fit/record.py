@@ -9,6 +9,7 @@ from typing import Any
 
 from ..learning.blocks import named_blocks
 from ..record.evaluator import Evaluator
+from ..record.gradients.checker import GradientChecker
 from ..record.run import Run
 from ..record.run_dir import RunDir
 from ..runtime.fork_server import end_server
@@ -33,14 +34,16 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
     if not job.config.serial and (warning := crowded(job.config)):
         job.progress.on_warning(warning)
     if checkpoint is not None:
-        if job.method.synthesizer and (afresh := checkpoint.new_cuts(plan.split)):
-            job.progress.on_note(f"new cuts after blocks {', '.join(afresh)}: their synthesizers start afresh")
+        models = "synthesizers" * job.method.synthesizer or "auxiliary heads" * job.method.auxiliary_head
+        if models and (afresh := checkpoint.new_cuts(plan.split)):
+            job.progress.on_note(f"new cuts after blocks {', '.join(afresh)}: their {models} start afresh")
         job.progress.on_note(f"going on from step {checkpoint.step}")
         if note := changed_schedule(job, checkpoint.step, prepared.stream.steps, planned):
             job.progress.on_note(note)
     return Run(
         prepared.model,
         _evaluator(job, prepared, interruption),
+        _checker(prepared, plan),
         run_dir,
         job.progress,
         steps=prepared.stream.steps,
@@ -66,6 +69,12 @@ def _evaluator(job: Job, prepared: Prepared, interruption: Interruption) -> Eval
     return Evaluator(
         prepared.model, job.loss_fn, prepared.eval_set, prepared.stream, prepared.metrics, interruption.check
     )
+
+
+def _checker(prepared: Prepared, plan: Plan) -> GradientChecker | None:
+    if not prepared.schedule.check_every:
+        return None
+    return GradientChecker(plan.stages, prepared.stream, prepared.schedule, prepared.trial.first)
 
 
 def _discard(run_dir: RunDir | None) -> None:

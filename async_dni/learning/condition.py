@@ -118,8 +118,7 @@ def classes_of(output: Tensor, target: Tensor) -> int | None:
 def hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     """Labels `[...]` int64 as rows `[..., classes]` of zeros and a one; those that are none, of zeros."""
     rows = torch.zeros(*labels.shape, classes, dtype=dtype, device=labels.device)
-    rows.scatter_(-1, labels.clamp(min=0).unsqueeze(-1), 1)
-    return rows if _all_are(labels) else rows * (labels >= 0).unsqueeze(-1)
+    return rows.scatter_(-1, labels.clamp(min=0).unsqueeze(-1), (labels >= 0).to(dtype).unsqueeze(-1))
 
 
 def embedded(condition: Tensor, weight: Tensor) -> Tensor:

@@ -55,16 +55,15 @@ class Pending:
 class Stage:
     """Some consecutive layers of the network, their optimizer, and the method that finds their gradient.
 
-    `optimizer` is None where no layer has a parameter. A stage is on one device; what it is given must be there.
-    Gradients go upstream, where there are `gradients` between stages, for every `synthesizer_every`-th batch: for the
-    others, none is computed, sent or learnt from.
-    `clip_grad_norm`: the largest norm of the layers' gradients (of a mean over several batches, where one is stepped
-    on), all taken as one vector; larger ones are scaled down to it, and, where they came of a prediction, so is the
-    ∂/∂x that goes upstream: a prediction that runs away stays in its stage, if that has weights to go by.
+    `optimizer` is None where no layer has a parameter. A stage is on one device; what it is given must be there. Gradients go
+    upstream, where there are `gradients` between stages, for every `synthesizer_every`-th batch: for the others, none is
+    computed, sent or learnt from. `clip_grad_norm`: the largest norm of the layers' gradients (of a mean over several batches,
+    where one is stepped on), all taken as one vector; larger ones are scaled down to it, and, where they came of a prediction,
+    so is the ∂/∂x that goes upstream: a prediction that runs away stays in its stage, if that has weights to go by.
     `checks_gradients`: whether an update is refused where they are not finite. `half`: the precision of autocast,
-    `output_dtypes` what comes out of it; `precision`: of the layers' products.
-    `forward`, `update` and `learn` raise `DivergenceError` for numbers that are not finite. After `forward` has, the
-    batch is pending all the same; with `checks_gradients` buffers (a batch norm's statistics) are as before.
+    `output_dtypes` what comes out of it; `precision`: of the layers' products. `forward`, `update` and `learn` raise
+    `DivergenceError` for numbers that are not finite. After `forward` has, the batch is pending all the same; with
+    `checks_gradients` buffers (a batch norm's statistics) are as before.
     """
 
     def __init__(
@@ -128,9 +127,8 @@ class Stage:
 
     def _typed(self, parts: list[Tensor]) -> list[Tensor]:
         """An output's parts in the types that the next stage expects: what autocast gives them depends on the device."""
-        if self.output_dtypes is None:
-            return parts
-        return [part.to(dtype) for part, dtype in zip(parts, self.output_dtypes, strict=True)]
+        dtypes = self.output_dtypes
+        return parts if dtypes is None else [part.to(dtype) for part, dtype in zip(parts, dtypes, strict=True)]
 
     def _applied(self, x: list[Tensor], layout: Any) -> Structure:
         """What the layers make of an input's parts."""
@@ -146,6 +144,8 @@ class Stage:
     def update(self, index: int) -> Gradient | None:
         """Update on a batch with the gradient that can be had now; returns ∂/∂x, or None where there is none yet."""
         pending = self.pending[index]
+        if not self.gradients:
+            self.updater.before_learning(index)  # a model of the method's own learns from this very batch
         grad_output = self.method.now(one_or_all([part.detach() for part in pending.h]), pending.target)
         if grad_output is None:
             return None
@@ -208,7 +208,7 @@ class Stage:
         """Raise `DivergenceError`, naming the layer, where a weight of the layers or of the method's model is not finite."""
         check_weights(self.module)
         if self.method.model is not None:
-            check_weights(self.method.model, "synthesizer")
+            check_weights(self.method.model, self.method.model_name)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the stage needs to go on from here; tensors and plain values only.
@@ -289,7 +289,9 @@ class StageSpec:
     method: MethodSpec
     # None in the last stage, and for methods that want none; of an output of several carrying parts, an nn.ModuleList
     synthesizer: nn.Module | None
-    synthesizer_lr: float | None  # None: that of the stage's optimizer, if it is an Adam, else 1e-3
+    synthesizer_lr: (
+        float | None
+    )  # of an auxiliary head, too; None: that of the stage's optimizer, if it is an Adam, else 1e-3
     classes: int  # of what the method sees of the target, 0 where it sees nothing
     lag: int | None = None  # None: gradients are learnt from when they come
     synthesizer_every: int = 1
@@ -302,6 +304,13 @@ class StageSpec:
     conditions: Sequence[Condition | None] = (None,)  # what the method sees of the target, for each carrying part
     dims: Sequence[int] = (0,)  # which dimension of each carrying part of the output counts the samples
     input_layout: Any = None  # of what the stage takes (`structure.layout_of`)
+    auxiliary_head: nn.Module | None = None  # None in the last stage, and for methods that want none
+
+    @property
+    def has_models(self) -> bool:
+        """Whether the models are there that its method wants in all stages but the last."""
+        wanted = (self.method.synthesizer, self.synthesizer), (self.method.auxiliary_head, self.auxiliary_head)
+        return all(model is not None for wants, model in wanted if wants)
 
     @property
     def layers(self) -> list[str]:
@@ -336,11 +345,13 @@ class StageSpec:
 
     def make_method(self, device: torch.device, optimizer: Optimizer | None) -> Method:
         """How the stage comes by its gradients; `optimizer`: of its layers."""
+        for part in (self.loss_fn, self.auxiliary_head):
+            if isinstance(part, nn.Module):
+                part.to(device)
         if self.index == self.num_stages - 1:
-            loss_fn = self.loss_fn.to(device) if isinstance(self.loss_fn, nn.Module) else self.loss_fn
-            return LossGradient(loss_fn, self.habits.autocast)
+            return LossGradient(self.loss_fn, self.habits.autocast)
         synthesizer = None if self.synthesizer is None else self.synthesizer.to(device).train()
-        several = len(self.dims) > 1 and not self.method.waits
+        several = len(self.dims) > 1 and not self.method.waits and not self.method.auxiliary_head
         given = (
             list(synthesizer) if several and isinstance(synthesizer, nn.ModuleList) else [synthesizer] * len(self.dims)
         )
@@ -368,6 +379,9 @@ class StageSpec:
             synthesizer_lr=self.synthesizer_lr,
             synthesizer_matmul_precision=self.synthesizer_matmul_precision,
             condition=condition,
+            auxiliary_head=None if self.auxiliary_head is None else self.auxiliary_head.train(),
+            loss_fn=self.loss_fn,
+            matmul_precision=self.matmul_precision,
         )
 
 

@@ -1,4 +1,4 @@
-"""What each block, and a synthesizer after it, costs: to balance stages by.
+"""What each block, and a synthesizer or an auxiliary head after it, costs: to balance stages by.
 
 Measured on this machine, or counted, which is coarser but the same everywhere and every time.
 """
@@ -33,15 +33,22 @@ CACHE = 8 * 2**20  # bytes, more than a core's own cache
 
 @dataclass(frozen=True)
 class Boundary:
-    """What comes with the synthesizer after a block, in the stage that it would end."""
+    """What comes with the synthesizer after a block, in the stage that it would end; or its auxiliary head."""
 
     precision: str
     conditions: Sequence[Condition | None] = (None,)  # for each carrying part of the output
     dims: Sequence[int] = (0,)
+    auxiliary_head: nn.Module | None = None
 
     def applied(self, spec: StageSpec) -> StageSpec:
         """A stage with it."""
-        return replace(spec, synthesizer_matmul_precision=self.precision, conditions=self.conditions, dims=self.dims)
+        return replace(
+            spec,
+            synthesizer_matmul_precision=self.precision,
+            conditions=self.conditions,
+            dims=self.dims,
+            auxiliary_head=self.auxiliary_head,
+        )
 
 
 def measure_costs(
@@ -85,7 +92,7 @@ def measure_costs(
                 seconds, x = _fastest(train)
                 costs.append(seconds)
                 there = boundaries[index].applied(spec)
-                cut_costs.append(_measure_synthesizer(there, synthesizer, x, batch.target, leave_cache))
+                cut_costs.append(_measure_method(there, synthesizer, x, batch.target, leave_cache))
     finally:
         torch.set_num_threads(before)
     costs = _without_overhead(costs, whole, [_learns(block) for block in blocks])
@@ -122,8 +129,9 @@ def count_costs(
     first: Batch,
     conditions: Sequence[Sequence[Condition | None]],
     synthesizer_every: int = 1,
+    heads: Sequence[nn.Module | None] = (),
 ) -> tuple[list[float], list[float]]:
-    """Multiplications that each block takes for a batch (forward and backward), and a synthesizer after it.
+    """Multiplications that each block takes for a batch (forward and backward), and a synthesizer or a head after it.
 
     `conditions`: what each synthesizer sees of the target, for each carrying part of the output before it.
 
@@ -140,7 +148,10 @@ def count_costs(
             _count(synthesizer, part.movedim(dim or 0, 0), condition and condition(first.target))
             for synthesizer, condition, (part, dim) in zip(each, conditions[index], h.carrying, strict=False)
         ]
-        cut_costs.append(products * sum(counts))
+        head = heads[index] if heads else None
+        # forward; the gradients with respect to its weights and its input
+        of_head = 0 if head is None else 3 * _count(head, one_or_all([part for part, _ in h.carrying]))
+        cut_costs.append(products * sum(counts) + of_head)
         x = h.structure
     return costs, cut_costs
 
@@ -174,18 +185,20 @@ def _training(
     return run
 
 
-def _measure_synthesizer(
+def _measure_method(
     spec: StageSpec, synthesizer: nn.Module | None, h: Structure, target: Tensor, before: Callable[[], object]
 ) -> float:
-    if synthesizer is None:
+    if synthesizer is None and spec.auxiliary_head is None:
         return 0.0
-    module = nn.Sequential(nn.Linear(1, 1))
-    copied = copy.deepcopy(synthesizer)
-    stage = replace(spec, index=0, num_stages=2, module=module, synthesizer=copied).build(torch.device("cpu"))
+    module, models = nn.Sequential(nn.Linear(1, 1)), copy.deepcopy((synthesizer, spec.auxiliary_head))
+    spec = replace(spec, index=0, num_stages=2, module=module, synthesizer=models[0], auxiliary_head=models[1])
+    stage = spec.build(torch.device("cpu"))
     method, carrying = stage.method, one_or_all([part for part in parts_of(h) if carries(part)])
     for each in method.methods if isinstance(method, Several) else [method]:
         _stand_still(each.optimizer)
     predicting, _ = _fastest(lambda: method.now(carrying, target), before)
+    if not stage.gradients:
+        return predicting
     learning, _ = _fastest(lambda: method.learn(carrying, target, carrying), before)
     return predicting + learning / spec.synthesizer_every
 

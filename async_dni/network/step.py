@@ -55,7 +55,7 @@ def _try_step(stage: StageSpec, x: Structure, target: Tensor) -> Structure:
             allowed = "allowed: an optimizer whose step() needs nothing but their gradients, and takes all of them"
             raise ConfigError("optimizer", factory_name(stage.optimizer), f"{found}; {allowed}") from error
     h = mapped(Tensor.detach, h)
-    if stage.index < stage.num_stages - 1 and (stage.synthesizer is not None or not stage.method.synthesizer):
+    if stage.index < stage.num_stages - 1 and stage.has_models:
         _try_method(stage, optimizer, h, target)
     return h
 
@@ -63,14 +63,25 @@ def _try_step(stage: StageSpec, x: Structure, target: Tensor) -> Structure:
 def _try_method(stage: StageSpec, optimizer: Optimizer | None, h: Structure, target: Tensor) -> None:
     """Raise `ConfigError` where a method can't be made, or answers with something else than a gradient."""
     name = stage.method.name
-    alone = replace(stage, synthesizer=copy.deepcopy(stage.synthesizer))
+    models = {"synthesizer": stage.synthesizer, "auxiliary_head": stage.auxiliary_head}
+    alone = replace(stage, **copy.deepcopy(models))  # type: ignore[arg-type]
     carrying = one_or_all([part for part in parts_of(h) if carries(part)])
     if stage.habits.autocast is not None:
         carrying = widened(carrying)  # as methods see it
     try:
-        answer = alone.make_method(torch.device("cpu"), optimizer).now(carrying, target)
+        made = alone.make_method(torch.device("cpu"), optimizer)
+        answer = made.now(carrying, target)
     except Exception as error:
         raise ConfigError("method", name, f"it can't be made, or answer ({reason(error)})") from error
+    kept = None if stage.state is None else stage.state["method"]
+    if made.model is not None and kept is not None:
+        try:
+            made.load_state_dict(copy.deepcopy(kept))
+        except Exception as error:
+            found = (
+                f"the checkpoint's {made.model_name} of the stage that ends with block {stage.layers[-1]!r} is another"
+            )
+            raise ConfigError("method", name, f"{found} ({reason(error)}); allowed: the same as in its run") from error
     if answer is None and stage.method.waits:
         return
     if answer is None or form(answer) != form(carrying):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -172,12 +173,12 @@ def optimizer_name(optimizer: OptimizerFactory, parameters: Sequence[nn.Paramete
     return type(made).__name__
 
 
-def factory_name(optimizer: OptimizerFactory) -> str:
-    """What to call an optimizer factory."""
-    for of in (optimizer, getattr(optimizer, "func", None)):  # the function of a `functools.partial`
+def factory_name(factory: Callable[..., Any]) -> str:
+    """What to call a factory, of optimizers or of heads."""
+    for of in (factory, getattr(factory, "func", None)):  # the function of a `functools.partial`
         if isinstance(name := getattr(of, "__name__", None), str):
             return name
-    return type(optimizer).__name__
+    return type(factory).__name__
 
 
 def check_synthesizer(synthesizer: nn.Module, block: str, h: Tensor, labels: Tensor | None) -> None:
@@ -199,6 +200,21 @@ def check_synthesizer(synthesizer: nn.Module, block: str, h: Tensor, labels: Ten
         raise ConfigError(
             "synthesizer", type(synthesizer).__name__, f"{found}; allowed, with set_gradients: a new tensor"
         )
+
+
+def check_head(head: nn.Module, block: str, h: Tensor, output: Tensor) -> None:
+    """Raise `ConfigError` unless an auxiliary head makes of the output h of a block what is shaped like the network's."""
+    name = type(head).__name__
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            said = copy.deepcopy(head).eval()(h)
+    except Exception as error:
+        took = f"it does not take the output of block {block!r}, {list(h.shape)} {h.dtype} ({reason(error)})"
+        raise ConfigError("auxiliary_head", name, took) from error
+    if not isinstance(said, Tensor) or said.shape != output.shape:
+        found = f"{list(said.shape)}" if isinstance(said, Tensor) else type(said).__name__
+        allowed = f"it gives {found} after block {block!r}; allowed: {list(output.shape)}, as the network's output"
+        raise ConfigError("auxiliary_head", name, allowed)
 
 
 def check_one_row(stream: Batches, run: nn.Module, *inputs: object) -> None:

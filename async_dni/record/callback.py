@@ -9,6 +9,7 @@ from typing import Any
 
 from ..foundation.error import ConfigError
 from .evaluate import Evaluation
+from .gradients.check import GradientCheck
 from .result import TrainResult
 
 
@@ -28,6 +29,9 @@ class Callback:
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """The network was evaluated."""
+
+    def on_gradient_check(self, check: GradientCheck) -> None:
+        """The gradients that stages update with were held against the true ones."""
 
     def on_checkpoint(self, path: Path) -> None:
         """A checkpoint was written."""
@@ -70,6 +74,10 @@ class Callbacks:
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Tell of an evaluation."""
         self._tell("on_evaluation", evaluation)
+
+    def on_gradient_check(self, check: GradientCheck) -> None:
+        """Tell of a gradient check."""
+        self._tell("on_gradient_check", check)
 
     def on_checkpoint(self, path: Path) -> None:
         """Tell of a checkpoint."""

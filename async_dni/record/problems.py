@@ -36,16 +36,16 @@ class Problems:
             self.solved(str(path))
 
     @contextmanager
-    def of_evaluation(self, step: int) -> Iterator[None]:
-        """Go on where the evaluation inside fails."""
+    def of_evaluation(self, step: int, what: str = "evaluation") -> Iterator[None]:
+        """Go on where the evaluation inside, or `what` else it is, fails."""
         try:
             yield
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{frame.filename}, line {frame.lineno}"
-            self.add("evaluation", f"the evaluation after step {step} failed ({reason(error)}, in {where})")
+            self.add(what, f"the {what} after step {step} failed ({reason(error)}, in {where})")
         else:
-            self.solved("evaluation")
+            self.solved(what)
 
     def add(self, what: str, sentence: str) -> None:
         """Something could not be done; `what` it was is told at its first time."""

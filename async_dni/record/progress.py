@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from .evaluate import Evaluation
+from .gradients.check import GradientCheck
 
 
 class Progress:
@@ -23,6 +24,9 @@ class Progress:
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """The network was evaluated."""
+
+    def on_gradient_check(self, check: GradientCheck) -> None:
+        """Gradients were held against the true ones."""
 
     def on_note(self, text: str) -> None:
         """Something that a person should know."""

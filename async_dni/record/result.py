@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .evaluate import Evaluation
+from .gradients.check import GradientCheck
 
 
 @dataclass(frozen=True)
@@ -22,3 +23,4 @@ class TrainResult:
     problems: list[str]  # what could not be written or evaluated, a sentence each; told when it happened
     best: Evaluation | None = None  # by the loss, or by `early_stopping_metric`; of a resumed run's earlier ones too
     averaged_model: Any = None  # with the average of the weights, where `ema` is set
+    gradient_checks: list[GradientCheck] = field(default_factory=list)  # where `gradient_check_every` is set

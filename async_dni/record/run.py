@@ -1,4 +1,4 @@
-"""What becomes of a run's cuts: evaluations, checkpoints, and in the end the trained network and the summary.
+"""What becomes of a run's cuts: evaluations, gradient checks, checkpoints, and in the end the trained network and the summary.
 
 A file that can't be written, or an evaluation that fails, ends nothing: it is told (`Problems`), and the run goes on.
 """
@@ -22,10 +22,15 @@ from .checkpoint import Checkpoint, save_checkpoint
 from .early_stopping import EarlyStopping
 from .evaluate import Evaluation
 from .evaluator import Evaluator
+from .gradients.check import GradientCheck, summary_of
+from .gradients.checker import GradientChecker
 from .problems import Problems
 from .progress import Progress
 from .result import TrainResult
 from .run_dir import RunDir, write_json
+from .schedule import CutKind
+
+MOST_WAITING = 16  # cuts, before those that come for a gradient check alone are passed over: each holds a network
 
 
 class Run:
@@ -35,6 +40,7 @@ class Run:
         self,
         model: nn.Sequential,
         evaluator: Evaluator | None,
+        checker: GradientChecker | None,
         run_dir: RunDir | None,
         progress: Progress,
         *,
@@ -49,7 +55,7 @@ class Run:
         early_stopping: EarlyStopping,
         callbacks: Sequence[Callback],
     ) -> None:
-        self.model, self.evaluator = copy_of(model), evaluator
+        self.model, self.evaluator, self.checker = copy_of(model), evaluator, checker
         self.early_stopping, self.callbacks, self.end_early = early_stopping, Callbacks(callbacks, end_early), end_early
         self.run_dir, self.progress, self.eval_every, self.keep_checkpoints = (
             run_dir,
@@ -58,6 +64,7 @@ class Run:
             keep_checkpoints,
         )
         self.steps, self.about, self.history, self.check = steps, about, list[Evaluation](), check
+        self.gradient_checks: list[GradientCheck] = []
         self.problems = Problems(progress.on_warning)
         self._unwritten: list[dict[str, Any]] = []  # lines of metrics.jsonl
         self._threads, self._wall_seconds, self._began = threads, wall_seconds, time.monotonic()
@@ -86,10 +93,22 @@ class Run:
         self.progress.on_record(worker, record)
         self.callbacks.on_step(worker, record)
 
-    def on_cut(self, step: int, states: list[dict[str, Any]], is_full: bool, is_final: bool) -> None:
+    def on_cut(self, step: int, states: list[dict[str, Any]], kind: CutKind, is_final: bool) -> None:
         """Take the stages' states after `step` batches (a full one is a checkpoint), and return at once."""
+        if self._passes_over(step, kind):
+            return
         seconds = self._wall_seconds + time.monotonic() - self._began
-        self._futures.append(self._executor.submit(self._handle, step, states, is_full, is_final, seconds))
+        self._futures.append(self._executor.submit(self._handle, step, states, kind, is_final, seconds))
+
+    def _passes_over(self, step: int, kind: CutKind) -> bool:
+        """Whether a cut that came for a gradient check alone is let go, as others wait before it."""
+        is_evaluated = self.eval_every and step % self.eval_every == 0
+        is_behind = len(self._futures) >= MOST_WAITING and not self._futures[-MOST_WAITING].done()
+        if kind is not CutKind.MODELS or is_evaluated or not is_behind:
+            return False
+        rest = f"{MOST_WAITING} were waiting; see --gradient-check-every"
+        self.problems.add("gradient checks", f"the gradient check after step {step} was passed over, as {rest}")
+        return True
 
     def wait(self) -> None:
         """Until the cuts so far are evaluated and written. What one of them raised is raised by `result`."""
@@ -98,16 +117,17 @@ class Run:
     def on_failure(self, step: int, states: list[dict[str, Any]]) -> None:
         """Keep the stages' states after about `step` batches, of a run that failed, as a checkpoint."""
         if self.run_dir is not None:
-            self.on_cut(step, states, True, False)
+            self.checker = None  # the snapshots need not be of the same batch
+            self.on_cut(step, states, CutKind.FULL, False)
             self.progress.on_warning(f"the stages' last snapshots are kept as a checkpoint, step {step}")
 
     def _handle(
-        self, step: int, states: list[dict[str, Any]], is_full: bool, is_final: bool, wall_seconds: float
+        self, step: int, states: list[dict[str, Any]], kind: CutKind, is_final: bool, wall_seconds: float
     ) -> None:
         self.check()
         torch.set_num_threads(self._threads)  # this thread's
         model = {name: value for state in states for name, value in state["model"].items()}
-        if is_full and self.run_dir is not None:
+        if kind is CutKind.FULL and self.run_dir is not None:
             checkpoint = Checkpoint.of(states, step=step, wall_seconds=wall_seconds, **self.about)
             with self.problems.of_writing(self.run_dir.checkpoints):
                 path = save_checkpoint(self.run_dir.checkpoints, checkpoint, self.keep_checkpoints)
@@ -116,6 +136,8 @@ class Run:
         averaged = {**model, **averages} if any("average" in state for state in states) else None
         if is_final:
             self._final = step, model, averaged
+        if self.checker is not None and self.checker.is_due(step):
+            self._check_gradients(self.checker, step, wall_seconds, states)
         if self.evaluator is not None and (is_final or (self.eval_every and step % self.eval_every == 0)):
             self._evaluate(self.evaluator, step, wall_seconds, averaged or model)
 
@@ -127,17 +149,31 @@ class Run:
 
     def _keep(self, evaluation: Evaluation) -> None:
         self.history.append(evaluation)
-        if self.run_dir is not None:
-            self._unwritten.append(evaluation.as_dict())
-            with self.problems.of_writing(self.run_dir.metrics):
-                while self._unwritten:
-                    self.run_dir.append_metrics(self._unwritten[0])
-                    del self._unwritten[0]
+        self._append(evaluation.as_dict())
         self.progress.on_evaluation(evaluation)
         self.callbacks.on_evaluation(evaluation)
         if self.early_stopping.look(evaluation):
             self.end_early()
             self.progress.on_note(f"{self.early_stopping.sentence}")
+
+    def _check_gradients(
+        self, checker: GradientChecker, step: int, wall_seconds: float, states: Sequence[dict[str, Any]]
+    ) -> None:
+        with self.problems.of_evaluation(step, "gradient check"):
+            check = checker.check(step, wall_seconds, states)
+            self.gradient_checks.append(check)
+            self._append(check.as_dict())
+            self.progress.on_gradient_check(check)
+            self.callbacks.on_gradient_check(check)
+
+    def _append(self, line: dict[str, Any]) -> None:
+        """To metrics.jsonl, after what could not be written before."""
+        if self.run_dir is not None:
+            self._unwritten.append(line)
+            with self.problems.of_writing(self.run_dir.metrics):
+                while self._unwritten:
+                    self.run_dir.append_metrics(self._unwritten[0])
+                    del self._unwritten[0]
 
     def _best(self) -> dict[str, Any] | None:
         """The best evaluation, and what it is the best by, for summary.json."""
@@ -167,6 +203,8 @@ class Run:
         error, metrics = (self.history[-1].test_error, self.history[-1].metrics) if is_evaluated else (None, {})
         summary = {**summary, **_times(summary["workers"]), "steps": step, "test_error": error, "metrics": metrics}
         summary |= {"best": self._best(), "ended_early": self.early_stopping.sentence if step < self.steps else None}
+        if self.checker is not None:
+            summary["gradient_checks"] = summary_of(self.gradient_checks)
         interrupted_by = interrupted()  # which may have come until now
         summary["interrupted_by"] = None if interrupted_by is None else signal.Signals(interrupted_by).name
         model = joined(self.model).cpu()
@@ -191,6 +229,7 @@ class Run:
             self.problems.left,
             self.early_stopping.best,
             averaged_model,
+            self.gradient_checks,
         )
         self.callbacks.on_end(result)
         return result

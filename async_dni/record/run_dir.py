@@ -1,7 +1,7 @@
 """The files of a run: their names and how they are written and read, in one place.
 
 config.json            every setting as used, versions, git commit, host
-metrics.jsonl          one object an evaluation
+metrics.jsonl          one object an evaluation, and one a gradient check, with its "kind"
 summary.json           what the run came to
 model.pt               the trained network's state dict
 model-ema.pt           the same with the average of its weights, where they were averaged
@@ -142,14 +142,14 @@ class RunDir:
         for path in (self.config, self.summary, self.model, self.averaged_model, self.checkpoints / "step-*.pt"):
             remove_unfinished(path)
 
-    def append_metrics(self, evaluation: dict[str, Any]) -> None:
-        """Append one evaluation to metrics.jsonl."""
-        append_json_line(self.metrics, evaluation)
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Append one evaluation, or one gradient check, to metrics.jsonl."""
+        append_json_line(self.metrics, line)
 
     def evaluations(self, step: int) -> list[Evaluation]:
         """Those of metrics.jsonl up to a step, the newest of each; none where it can't be read."""
         try:
-            found = [Evaluation(**line) for line in read_json_lines(self.metrics)]
+            found = [Evaluation(**line) for line in read_json_lines(self.metrics) if "kind" not in line]
             by_step = {evaluation.step: evaluation for evaluation in found if evaluation.step <= step}
             return [by_step[step] for step in sorted(by_step)]
         except (OSError, ValueError, TypeError):

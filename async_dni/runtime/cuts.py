@@ -8,6 +8,7 @@ from typing import Any
 from ..learning.random_state import RandomState
 from ..learning.stage import Stage
 from ..learning.structure import Gradient
+from ..record.schedule import CutKind
 from ..record.telemetry import Telemetry
 from .events import Cut, to_bytes
 from .guard import Guard
@@ -26,24 +27,27 @@ class Cuts:
         self.open: list[OpenCut] = []
         self.last = max(spec.schedule.start, spec.last_cut)  # batches up to which cuts were made
 
-    def due(self, step: int) -> Iterator[tuple[int, bool]]:
-        """The cuts that are due up to `step` batches: after how many, and whether it is a full one."""
+    def due(self, step: int) -> Iterator[tuple[int, CutKind]]:
+        """The cuts that are due up to `step` batches: after how many, and of which kind."""
         for cut in range(self.last + 1, step + 1):
-            if (is_full := self.spec.schedule.cut_after(cut)) is not None:
-                yield cut, is_full
+            if (kind := self.spec.schedule.cut_after(cut)) is not None:
+                yield cut, kind
         self.last = max(self.last, step)
 
-    def make(self, step: int, is_full: bool, is_final: bool, arrived: Mapping[int, Gradient | None]) -> None:
+    def make(self, step: int, kind: CutKind, is_final: bool, arrived: Mapping[int, Gradient | None]) -> None:
         """Copy the stage's state after `step` batches; `arrived`: the gradients that it has, and has not learnt from."""
         self.telemetry.enter("snapshot")
         self.guard.check_weights()
-        full = {"rng": RandomState.capture().as_dict(), "gradients": {}}
-        state: dict[str, Any] = {**self.stage.state_dict(), **full} if is_full else self.stage.layers()
-        cut = OpenCut(step, is_full, is_final, state)
+        cut = OpenCut(step, kind, is_final, self._state(kind))
         for index, gradient in arrived.items():
             cut.add(index, gradient)
         self.open.append(cut)
         self.send_whole()
+
+    def _state(self, kind: CutKind) -> dict[str, Any]:
+        if kind is CutKind.FULL:
+            return {**self.stage.state_dict(), "rng": RandomState.capture().as_dict(), "gradients": {}}
+        return state_of(self.stage, kind)
 
     def add(self, index: int, gradient: Gradient | None) -> None:
         """A gradient came, which may be missing in some of them."""
@@ -55,4 +59,9 @@ class Cuts:
         while self.open and not self.open[0].missing:
             self.telemetry.enter("snapshot")
             cut = self.open.pop(0)
-            self.send_event(Cut(cut.step, cut.is_full, cut.is_final, to_bytes(cut.state)))
+            self.send_event(Cut(cut.step, cut.kind, cut.is_final, to_bytes(cut.state)))
+
+
+def state_of(stage: Stage, kind: CutKind) -> dict[str, Any]:
+    """What a cut that is not full holds of a stage."""
+    return {**stage.layers(), "method": stage.method.state_dict()} if kind is CutKind.MODELS else stage.layers()

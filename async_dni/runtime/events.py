@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from ..record.schedule import CutKind
+
 _LENGTH = 8  # bytes
 
 
@@ -34,13 +36,10 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Cut:
-    """The stage's state after `step` batches: `torch.save`'s bytes of a dict.
-
-    A full one is all that the stage needs to go on; another holds the layers only, under "model".
-    """
+    """The stage's state after `step` batches: `torch.save`'s bytes of a dict, which holds what its kind says."""
 
     step: int
-    is_full: bool
+    kind: CutKind
     is_final: bool
     state: bytes
 

@@ -8,18 +8,19 @@ from typing import Any
 from torch import Tensor
 
 from ..learning.structure import Gradient, mapped
+from ..record.schedule import CutKind
 
 
 class OpenCut:
     """A cut that was not sent yet.
 
-    A full one waits for gradients: those of batches before the cut that were under way when it was made. One of the
-    layers only waits for the cuts before it: the supervisor knows by the newest that it received which ones a worker
+    A full one waits for gradients: those of batches before the cut that were under way when it was made. Another
+    only waits for the cuts before it: the supervisor knows by the newest that it received which ones a worker
     that died had still to send.
     """
 
-    def __init__(self, step: int, is_full: bool, is_final: bool, state: dict[str, Any]) -> None:
-        self.step, self.is_full, self.is_final = step, is_full, is_final
+    def __init__(self, step: int, kind: CutKind, is_final: bool, state: dict[str, Any]) -> None:
+        self.step, self.kind, self.is_final = step, kind, is_final
         self.state = copy.deepcopy(state)  # the stage goes on changing its weights while the cut waits
         self.missing = {pending["index"] for pending in state.get("pending", [])}
 

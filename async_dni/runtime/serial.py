@@ -29,7 +29,9 @@ from ..learning.random_state import RandomState
 from ..learning.stage import Stage
 from ..learning.structure import Gradient
 from ..learning.updates.loss_scale import Float16OverflowError
+from ..record.schedule import CutKind
 from ..record.telemetry import Telemetry
+from .cuts import state_of
 
 
 class Serial:
@@ -110,7 +112,7 @@ class Serial:
                 if not stage.holds_input(batch.index):
                     telemetry.updated(stage.updater.made)
                     self._send_gradient(k, batch.index, grad_input)
-            loss = stage.method.loss if stage.is_last else None
+            loss = stage.method.loss if stage.is_last or not stage.gradients else None
             telemetry.step(len(batch), None if loss is None else float(loss))
             telemetry.enter("wait_activation")
             x = h
@@ -140,9 +142,9 @@ class Serial:
             for stage, rng, arrived in zip(self.stages, self._rng, self.arrived, strict=True)
         ]
 
-    def layers(self) -> list[dict[str, Any]]:
-        """Every stage's layers, as of a cut that is not full."""
-        return [stage.layers() for stage in self.stages]
+    def cut(self, kind: CutKind) -> list[dict[str, Any]]:
+        """Every stage's state, as of a cut of this kind."""
+        return self.states() if kind is CutKind.FULL else [state_of(stage, kind) for stage in self.stages]
 
     def totals(self) -> list[dict[str, Any]]:
         """Every stage's totals, as a worker's."""

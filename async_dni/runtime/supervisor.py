@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from ..record.schedule import CutKind
 from .events import Cut, EventReceiver, Failed, Finished, Ready, Recorded, from_bytes
 from .machine.environment import importable_main
 from .machine.interruption import Interruption
@@ -65,8 +66,8 @@ class Listener:
 
     on_start: Callable[[], None]
     on_record: Callable[[int, dict[str, Any]], None]  # worker, record
-    # step, the stages' states, whether they are full, whether it is the final one
-    on_cut: Callable[[int, list[dict[str, Any]], bool, bool], None]
+    # step, the stages' states, how much these hold, whether it is the final one
+    on_cut: Callable[[int, list[dict[str, Any]], CutKind, bool], None]
     on_warning: Callable[[str], None]  # a sentence for a person
     # the stages' last snapshots, step and state, all newer than the last checkpoint: what is left of a run that failed
     on_failure: Callable[[list[tuple[int, dict[str, Any]]]], None]
@@ -93,7 +94,7 @@ class Supervisor:
     interruption: Interruption
     deaths: list[list[str]] = field(default_factory=list)  # of each stage's workers that were replaced: a sentence each
     _workers: list[_State] = field(default_factory=list)
-    _cuts: dict[tuple[int, bool, bool], dict[int, bytes]] = field(default_factory=dict)
+    _cuts: dict[tuple[int, CutKind, bool], dict[int, bytes]] = field(default_factory=dict)
     _full_cut: int = 0  # the newest that came whole, or that the run goes on from
     _looked: float = 0.0
 
@@ -230,15 +231,15 @@ class Supervisor:
                 worker.pid = pid
             case Recorded(record):
                 self.listener.on_record(index, record)
-            case Cut(step, is_full, is_final, state):
+            case Cut(step, kind, is_final, state):
                 worker.last_cut = max(worker.last_cut, step)
-                states = self._cuts.setdefault((step, is_full, is_final), {})
+                states = self._cuts.setdefault((step, kind, is_final), {})
                 states[index] = state
                 if len(states) == len(self.specs):
-                    del self._cuts[step, is_full, is_final]
-                    self._full_cut = step if is_full else self._full_cut
+                    del self._cuts[step, kind, is_final]
+                    self._full_cut = step if kind is CutKind.FULL else self._full_cut
                     ordered = [from_bytes(states[k]) for k in range(len(states))]
-                    self.listener.on_cut(step, ordered, is_full, is_final)
+                    self.listener.on_cut(step, ordered, kind, is_final)
             case Finished(totals):
                 worker.totals = totals
             case Failed(error, details):

@@ -31,6 +31,7 @@ from ..learning.blocks import named_blocks
 from ..learning.random_state import RandomState
 from ..learning.stage import Stage, to_device
 from ..learning.structure import Gradient, Structure, all_of, form, parts_of, together
+from ..record.schedule import CutKind
 from ..record.telemetry import INTERVAL, Telemetry
 from .cuts import Cuts
 from .gradients import Gradients
@@ -155,7 +156,8 @@ class Worker:
     def _finish(self, index: int, rows: int, grad_input: Gradient | None) -> None:
         """The layers were updated on a batch: send ∂/∂x upstream, and give the slot back that the batch came in."""
         self._send_gradient(index, grad_input)
-        loss = self.stage.method.loss if self.stage.is_last else None
+        has_loss = self.stage.is_last or not self.stage.gradients  # a stage's own, where none come back
+        loss = self.stage.method.loss if has_loss else None
         self.telemetry.step(rows, None if loss is None else float(loss))
         self.spec.heartbeat.step = index + 1
         self._release_input()
@@ -201,13 +203,13 @@ class Worker:
 
     def _cut_until(self, step: int) -> None:
         """Make the cuts that are due up to `step` batches."""
-        for cut, is_full in self.cuts.due(step):
-            self._cut(cut, is_full, is_final=False)
+        for cut, kind in self.cuts.due(step):
+            self._cut(cut, kind, is_final=False)
 
-    def _cut(self, step: int, is_full: bool, is_final: bool) -> None:
-        if is_full and self.stage.method.waits:
+    def _cut(self, step: int, kind: CutKind, is_final: bool) -> None:
+        if kind is CutKind.FULL and self.stage.method.waits:
             self.gradients.learn_all()  # an update that waits has a graph, which can't be kept
-        self.cuts.make(step, is_full, is_final, self.gradients.arrived)
+        self.cuts.make(step, kind, is_final, self.gradients.arrived)
 
     def _end_stream(self, end: int) -> None:
         """Tell the next stage that no batch follows; then learn from the gradients that are still to come.
@@ -221,7 +223,7 @@ class Worker:
             queue.put(end, self.stage.weight_version)
         if self.spec.lag is None:
             self.gradients.learn_all()
-        self._cut(end, is_full=True, is_final=True)
+        self._cut(end, CutKind.FULL, is_final=True)
         while self.cuts.open:
             self.gradients.wait("wait_gradient")
 

@@ -1,4 +1,4 @@
-"""Settings of a training: what evaluations find, and when they end a run."""
+"""Settings of a training: what evaluations find, and when they end a run; how often gradients are checked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..learning.metrics import METRICS
 
 @dataclass(frozen=True)
 class Evaluations:
-    """What evaluations find, and when they end a run."""
+    """What evaluations find, and when they end a run; how often gradients are checked."""
 
     metrics: tuple[str, ...] = option(
         (), "what evaluations find beside loss and error", all_registered(METRICS), METRICS, metavar="NAMES"
@@ -23,4 +23,10 @@ class Evaluations:
     )
     early_stopping_metric: str = option(
         "loss", "what an evaluation is better by: loss, error, or one of the metrics", metavar="NAME"
+    )
+    gradient_check_every: int = option(
+        0,
+        "hold the gradients that stages update with against the true ones, every N batches, on the next batch; 0: never",
+        whole(0),
+        metavar="N",
     )

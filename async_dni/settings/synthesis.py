@@ -1,4 +1,4 @@
-"""Settings of a training: the models that predict gradients."""
+"""Settings of a training: the models beside the layers, synthesizers and auxiliary heads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..foundation.error import ConfigError
 from ..foundation.option import number, one_of, option, whole, widths
+from ..foundation.reference import reference
 from ..learning.precision import MATMUL_PRECISIONS
 from ..learning.synthesizers import SYNTHESIZERS, synthesizer_choices
 
@@ -23,7 +24,7 @@ def names_synthesizers(value: object) -> str | None:
 
 @dataclass(frozen=True)
 class Synthesis:
-    """The models that predict gradients."""
+    """The models that predict gradients, and the auxiliary heads."""
 
     synthesizer: str | None = option(
         None,
@@ -34,7 +35,8 @@ class Synthesis:
     )
     synthesizer_lr: float | None = option(
         None,
-        "learning rate of the synthesizers' Adam; default: that of the stages, if theirs is an Adam, else 0.001",
+        "learning rate of the synthesizers' Adam, or the auxiliary heads'; default: that of the stages, if theirs is an Adam, "
+        "else 0.001",
         number(above=0),
     )
     synthesizer_hidden: tuple[int, ...] | None = option(
@@ -56,4 +58,15 @@ class Synthesis:
         "default: medium for predictions of at least 32,768 numbers a batch, where PyTorch has it for them, else highest",
         one_of(MATMUL_PRECISIONS),
         choices=MATMUL_PRECISIONS,
+    )
+    auxiliary_head: str | None = option(
+        None,
+        "function that makes each stage's own classifier, where the method has one, as path/to/file.py:name or "
+        "package.module:name, of the shapes of one sample of the stage's output and of the network's; default: linear, by "
+        "these shapes",
+        reference,
+        metavar="FILE.py:FUNCTION",
+    )
+    auxiliary_hidden: tuple[int, ...] = option(
+        (), "hidden widths of the auxiliary heads, e.g. 256,256; default: none", widths, metavar="WIDTHS"
     )

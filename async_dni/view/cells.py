@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..record.evaluate import Evaluation
+from ..record.gradients.check import GradientCheck
 from ..record.telemetry import WAITS
 
 COLUMNS = ("stage", "blocks", "pid", "step", "samples/s", "waiting", "queued", "lag", "loss", "synth. loss", "dropped")
@@ -44,6 +45,30 @@ def describe_evaluation(evaluation: Evaluation, steps: int) -> str:
     where = f"epoch {evaluation.epoch:5.1f}  step {evaluation.step:>{len(str(steps))}}/{steps}"
     found = describe_metrics(evaluation.metrics)
     return f"{where}  {error}test loss {evaluation.test_loss:.4f}  {found}after {evaluation.wall_seconds:.1f} s"
+
+
+def describe_gradient_check(check: GradientCheck, steps: int) -> str:
+    """A gradient check as a line for a person."""
+    where = f"gradients    step {check.step:>{len(str(steps))}}/{steps}"
+    return f"{where}  {describe_gradients(check.as_dict()['stages'])}"
+
+
+def describe_gradients(stages: Sequence[Mapping[str, Any]]) -> str:
+    """How good each stage's gradients are, as a part of a line: of synthetic ones and, in brackets, of what comes back."""
+    cells = []
+    for found in stages:
+        told = _closeness(found["synthetic"])
+        # through the last stage comes the true gradient
+        if found["bootstrapped"] is not None and found is not stages[-1]:
+            told += f" (bootstrapped {_closeness(found['bootstrapped'])})"
+        cells.append(f"stage {found['stage']} {told}")
+    return "  ".join(cells)
+
+
+def _closeness(found: Mapping[str, float | None]) -> str:
+    """To the true gradient; a dash where there is no such number."""
+    cosine, error = (found[name] for name in ("cosine", "error"))
+    return f"cos {'–' if cosine is None else f'{cosine:.2f}'} err {'–' if error is None else f'{error:.2f}'}"
 
 
 def describe_metrics(metrics: Mapping[str, float]) -> str:

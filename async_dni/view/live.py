@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..record.evaluate import Evaluation
+from ..record.gradients.check import GradientCheck
 from ..record.progress import Progress
-from .cells import COLUMNS, LEFT_OUT, blocks, describe_evaluation, row
+from .cells import COLUMNS, LEFT_OUT, blocks, describe_evaluation, describe_gradient_check, row
 
 
 class LiveProgress(Progress):
@@ -38,6 +39,9 @@ class LiveProgress(Progress):
     def on_evaluation(self, evaluation: Evaluation) -> None:
         line = describe_evaluation(evaluation, self.steps)
         self.console.print(line, markup=False, highlight=False)
+
+    def on_gradient_check(self, check: GradientCheck) -> None:
+        self.console.print(describe_gradient_check(check, self.steps), markup=False, highlight=False)
 
     def on_note(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False)

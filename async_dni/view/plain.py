@@ -11,12 +11,13 @@ from typing import Any
 from rich.console import Console
 
 from ..record.evaluate import Evaluation
+from ..record.gradients.check import GradientCheck
 from ..record.progress import Progress
-from .cells import COLUMNS, describe_evaluation, row
+from .cells import COLUMNS, describe_evaluation, describe_gradient_check, row
 
 
 class PlainProgress(Progress):
-    """A line for each evaluation, and for all workers every few seconds."""
+    """A line for each evaluation and gradient check, and for all workers every few seconds."""
 
     SECONDS = 5.0  # between lines of the workers
 
@@ -43,6 +44,9 @@ class PlainProgress(Progress):
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         self._print(describe_evaluation(evaluation, self.steps))
+
+    def on_gradient_check(self, check: GradientCheck) -> None:
+        self._print(describe_gradient_check(check, self.steps))
 
     def on_note(self, text: str) -> None:
         self._print(text)

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from .cells import blocks, describe_metrics
+from .cells import blocks, describe_gradients, describe_metrics
 
 
 def print_summary(console: Console, summary: dict[str, Any], run_dir: Path | None) -> None:
@@ -30,6 +30,9 @@ def print_summary(console: Console, summary: dict[str, Any], run_dir: Path | Non
         lines.append(describe_metrics(summary["metrics"]).rstrip())
     if best := summary.get("best"):
         lines.append(f"best evaluation: step {best['step']}, test loss {best['test_loss']:.4f}{_error(best)}")
+    if checks := summary.get("gradient_checks"):
+        means = "one check" if checks["checks"] == 1 else f"means of {checks['checks']}"
+        lines.append(f"gradients, {means}: {describe_gradients(checks['mean'])}")
     if summary.get("ended_early") is not None:
         lines.append(summary["ended_early"])
     if run_dir is not None:

@@ -5,8 +5,9 @@ from .backprop import BACKPROP
 from .cdni import CDNI
 from .delayed import DELAYED
 from .dni import DNI
+from .local import LOCAL
 from .method import Loss, Method, MethodParts, MethodSpec
 
 __all__ = ["METHODS", "Loss", "Method", "MethodParts", "MethodSpec"]
 
-METHODS = Registry(MethodSpec, "method", "async_dni.methods", [CDNI, DNI, DELAYED, BACKPROP])
+METHODS = Registry(MethodSpec, "method", "async_dni.methods", [CDNI, DNI, DELAYED, BACKPROP, LOCAL])

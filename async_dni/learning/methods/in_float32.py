@@ -16,7 +16,7 @@ class InFloat32(Method):
     def __init__(self, method: Method) -> None:
         self._method = method
         self.waits, self.late, self.predicts = method.waits, method.late, method.predicts
-        self.model, self.optimizer = method.model, method.optimizer
+        self.model, self.optimizer, self.model_name = method.model, method.optimizer, method.model_name
 
     @property
     def loss(self) -> Tensor | None:  # type: ignore[override]

@@ -6,6 +6,7 @@ A method is a class (`Method`) and a description beside it (`MethodSpec`), in on
     last stage             LossGradient       ∂L/∂h, from the loss itself
     backprop, delayed      TrueGradient       None: the update waits (backprop: for each batch; delayed: some batches)
     dni, cdni              SyntheticGradient  M(h) or M(h, y), and M learns ‖M(h) − δ‖²
+    local                  LocalGradient      ∂L_k/∂h, from a loss of the stage's own, of what its auxiliary head says of h
 
 (Jaderberg et al., *Decoupled Neural Interfaces using Synthetic Gradients*, arXiv 1608.05343, section 2.)
 """
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """`CrossEntropyLoss`'s signature: outputs `[batch, ...]`, targets `[batch, ...]` → a scalar, a mean over the batch."""
@@ -35,6 +36,7 @@ class Method(ABC):
     late: bool = False  # whether the stage updates on other batches between a batch's forward and backward pass
     predicts: bool = False  # whether what `now` answers is a prediction, which may run away
     model: nn.Module | None = None  # of the method's own, such as a synthesizer
+    model_name: str = "synthesizer"  # what messages call it
     optimizer: Optimizer | None = None  # the model's
     loss: Tensor | None = None  # of the newest batch that `now` or `learn` saw, a scalar; None where there is none
 
@@ -66,6 +68,9 @@ class MethodParts:
     condition: Callable[[Tensor], Tensor] | None = (
         None  # makes what the method sees of a target; None: the target itself
     )
+    auxiliary_head: nn.Module | None = None  # on the stage's device; None where the method wants none
+    loss_fn: Loss | None = None  # the run's
+    matmul_precision: str | None = None  # of the layers' products; None: as PyTorch is set
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,9 @@ class MethodSpec:
     gradients: bool = True  # whether stages send gradients upstream
     synthesizer: bool = False  # whether it wants a synthesizer
     conditioned: bool = False  # whether it sees the labels
+    auxiliary_head: bool = (
+        False  # whether it wants one; it then sees all parts of an output, each as the stage gives it
+    )
     lag: int | None = None  # the only one that it can have
     synthesizer_hidden: tuple[int, ...] = ()  # hidden widths of its synthesizers, where none are given
     check: Callable[[Any], None] | None = None  # raises `ConfigError` where other settings can't go with it
@@ -86,3 +94,12 @@ class MethodSpec:
     def __post_init__(self) -> None:
         if not self.gradients and (self.waits or self.synthesizer):
             raise ValueError(f"{self.name}: what waits for gradients, or learns from them, needs gradients")
+
+
+def rate_of_model(parts: MethodParts) -> float:
+    """That of the Adam of a method's own model: as given, else that of the layers, if theirs is an Adam."""
+    if parts.synthesizer_lr is not None:
+        return parts.synthesizer_lr
+    # an Adam's learning rate suits another; that of SGD, say, is of another scale
+    lr: float = parts.optimizer.param_groups[0]["lr"] if isinstance(parts.optimizer, Adam | AdamW) else 1e-3
+    return lr

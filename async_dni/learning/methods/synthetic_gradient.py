@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import Adam, Optimizer
 
 from ..divergence import check_loss
 from ..optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
 from ..precision import matmul_precision
-from .method import Method, MethodParts
+from .method import Method, MethodParts, rate_of_model
 
 
 class SyntheticGradient(Method):
@@ -45,7 +45,7 @@ class SyntheticGradient(Method):
 
     def now(self, h: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad(), self._multiplying(h):
-            prediction = self._predict(h, target)
+            prediction = self.model(h, self._labels(target))
             return torch.div(prediction, len(h), out=self._room(prediction))
 
     def learn(self, h: Tensor, target: Tensor, grad_output: Tensor) -> None:
@@ -59,9 +59,10 @@ class SyntheticGradient(Method):
         # handed on as it is: one pass over the features instead of four.
         clear_gradients(self._parameters)
         self.loss = None
+        labels = self._labels(target)
         with self._multiplying(h):
             with torch.set_grad_enabled(self._set_gradients is None):
-                prediction = self._predict(h, target)
+                prediction = self.model(h, labels)
             with torch.no_grad():
                 error = torch.sub(prediction, grad_output, alpha=rows, out=self._room(prediction))
                 loss = torch.linalg.vector_norm(error).square_().div_(rows)
@@ -71,7 +72,7 @@ class SyntheticGradient(Method):
             if self._set_gradients is None:
                 prediction.backward(error)
             else:
-                self._set_gradients(h, self._labels(target), error)
+                self._set_gradients(h, labels, error)
         self.optimizer.step()
 
     def _room(self, prediction: Tensor) -> Tensor | None:
@@ -80,9 +81,6 @@ class SyntheticGradient(Method):
 
     def _multiplying(self, h: Tensor) -> AbstractContextManager[None]:
         return matmul_precision(self.precision, h.device)
-
-    def _predict(self, h: Tensor, target: Tensor) -> Tensor:
-        return self.model(h, self._labels(target))
 
     def _labels(self, target: Tensor) -> Tensor | None:
         if not self.conditioned:
@@ -103,12 +101,9 @@ class SyntheticGradient(Method):
 def make_synthetic_gradient(parts: MethodParts) -> SyntheticGradient:
     """Of a stage's synthesizer, with an Adam of its own."""
     assert parts.synthesizer is not None
-    lr = parts.synthesizer_lr
-    if lr is None:  # an Adam's learning rate suits another; that of SGD, say, is of another scale
-        lr = parts.optimizer.param_groups[0]["lr"] if isinstance(parts.optimizer, Adam | AdamW) else 1e-3
     return SyntheticGradient(
         parts.synthesizer,
-        Adam(parts.synthesizer.parameters(), lr=lr, fused=True),
+        Adam(parts.synthesizer.parameters(), lr=rate_of_model(parts), fused=True),
         conditioned=parts.classes > 0,
         precision=parts.synthesizer_matmul_precision,
         condition=parts.condition,

@@ -10,14 +10,17 @@ from ...foundation.registry import Registry
 from .choice import SynthesizerChoice, default_choice, parse_choices
 from .convolutional import CONVOLUTIONAL, ConvSynthesizer
 from .linear import LINEAR, LinearSynthesizer
+from .low_rank import LOW_RANK, LowRankSynthesizer
 from .mlp import MLP, MLPSynthesizer
 from .positionwise import POSITIONWISE, PositionwiseSynthesizer
 from .synthesizer import SynthesizerFactory, SynthesizerSpec
 
 __all__ = [
+    "DEFAULTS",
     "SYNTHESIZERS",
     "ConvSynthesizer",
     "LinearSynthesizer",
+    "LowRankSynthesizer",
     "MLPSynthesizer",
     "PositionwiseSynthesizer",
     "SynthesizerChoice",
@@ -29,8 +32,11 @@ __all__ = [
 
 # in this order, as the first that fits is the default
 SYNTHESIZERS = Registry(
-    SynthesizerSpec, "synthesizer", "async_dni.synthesizers", [CONVOLUTIONAL, POSITIONWISE, LINEAR, MLP]
+    SynthesizerSpec, "synthesizer", "async_dni.synthesizers", [CONVOLUTIONAL, POSITIONWISE, LOW_RANK, LINEAR, MLP]
 )
+
+DEFAULTS = "low-rank, or positionwise or convolutional, by an output's shape"
+"""What stands in a checkpoint where no synthesizer was named, nor hidden widths: others can't take up its state."""
 
 
 def synthesizer_choices(text: str) -> list[SynthesizerChoice]:
@@ -47,9 +53,9 @@ def make_synthesizer(
 ) -> nn.Module:
     """The synthesizer of a name, or else the default one, for outputs `[batch, *features]`.
 
-    By default it goes by the shape: convolutional for feature maps, `[channels, *positions]`; the same at each position for
-    sequences, `[*positions, features]`; else linear; with hidden layers where `hidden` has widths. `channels_first`: which
-    of the two an output with positions is; where that is not known, one of three dimensions or more is of feature maps.
+    By default it goes by the shape: the same at each position for sequences, `[*positions, features]`; else of low rank, where
+    `hidden` has widths an MLP, and convolutional for feature maps, `[channels, *positions]`. `channels_first`: which of the
+    two an output with positions is; where that is not known, one of three dimensions or more is of feature maps.
     Raises `ConfigError` where the one that is named does not fit.
     """
     first = len(features) > 2 if channels_first is None else channels_first

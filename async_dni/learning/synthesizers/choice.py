@@ -66,10 +66,19 @@ def _parse(text: str, registry: Registry[SynthesizerSpec]) -> SynthesizerChoice:
 
 
 def default_choice(
-    features: Sequence[int], hidden: Sequence[int], registry: Registry[SynthesizerSpec], channels_first: bool
+    features: Sequence[int],
+    hidden: Sequence[int],
+    registry: Registry[SynthesizerSpec],
+    channels_first: bool,
+    by_position: bool = False,
 ) -> SynthesizerChoice:
-    """The first that takes outputs of this layout, and has hidden layers where `hidden` has widths."""
+    """The first that takes outputs of this layout, and has hidden layers where `hidden` has widths.
+
+    A feature map is taken for a vector, unless there are hidden layers, or what is seen of the target is `by_position`.
+    """
     layout = VECTOR if len(features) <= 1 else CHANNELS_FIRST if channels_first else CHANNELS_LAST
+    if layout == CHANNELS_FIRST and not hidden and not by_position:
+        layout = VECTOR
     specs = [registry[name] for name in registry]
     fitting = [spec for spec in specs if spec.layout == layout and spec.fits(features)] or specs
     return SynthesizerChoice(next(spec for spec in fitting if spec.has_hidden or not hidden))

@@ -9,23 +9,28 @@ import torch
 from torch import Tensor, nn
 
 from .linear import LinearSynthesizer
+from .low_rank import LowRankSynthesizer
 from .mlp import MLPSynthesizer
 from .synthesizer import CHANNELS_LAST, SynthesizerSpec
 
 
 class PositionwiseSynthesizer(nn.Module):
-    """A linear synthesizer, or an MLP where `hidden` has widths, of each position by itself.
+    """A linear synthesizer, one of low rank where there is a `rank`, or an MLP where `hidden` has widths, at each position.
 
     h: `[batch, *positions, features]`; labels: `[batch]` or `[batch, *positions]`, or numbers `[batch, classes]` or
     `[batch, *positions, classes]`, or None where `classes` is 0. What is of a sample holds for all its positions.
     """
 
-    def __init__(self, features: Sequence[int], hidden: Sequence[int] = (), classes: int = 0) -> None:
+    def __init__(
+        self, features: Sequence[int], hidden: Sequence[int] = (), classes: int = 0, rank: int | None = None
+    ) -> None:
         super().__init__()
-        self.positions = math.prod(features[:-1])
-        self.each: nn.Module = (
-            MLPSynthesizer(features[-1:], hidden, classes) if hidden else LinearSynthesizer(features[-1:], classes)
-        )
+        self.positions, of_one = math.prod(features[:-1]), features[-1:]
+        self.each: nn.Module
+        if hidden:
+            self.each = MLPSynthesizer(of_one, hidden, classes)
+        else:
+            self.each = LowRankSynthesizer(of_one, classes, rank) if rank else LinearSynthesizer(of_one, classes)
 
     def forward(self, h: Tensor, labels: Tensor | None) -> Tensor:
         """Predict `[batch, *positions, features]`."""
@@ -34,12 +39,12 @@ class PositionwiseSynthesizer(nn.Module):
 
     @property
     def set_gradients(self) -> object:
-        """The linear one's, of all positions; an MLP has none."""
-        return self._set_gradients if isinstance(self.each, LinearSynthesizer) else None
+        """That of all positions; an MLP has none."""
+        return None if isinstance(self.each, MLPSynthesizer) else self._set_gradients
 
     @torch.no_grad()
     def _set_gradients(self, h: Tensor, labels: Tensor | None, grad_output: Tensor) -> None:
-        assert isinstance(self.each, LinearSynthesizer)
+        assert isinstance(self.each, LinearSynthesizer | LowRankSynthesizer)
         self.each.set_gradients(h.flatten(0, -2), self._of_each(h, labels), grad_output.flatten(0, -2))
 
     def _of_each(self, h: Tensor, labels: Tensor | None) -> Tensor | None:
@@ -59,4 +64,5 @@ POSITIONWISE = SynthesizerSpec(
     takes="[*positions, features]",
     fits=lambda features: len(features) >= 2,
     layout=CHANNELS_LAST,
+    settings={"rank": None},  # linear
 )

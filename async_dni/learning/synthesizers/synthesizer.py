@@ -17,9 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
 
 SynthesizerFactory = Callable[..., nn.Module]
 """Called with the shape of one sample of the stage's output, hidden widths, classes of the labels that it sees (or numbers
@@ -43,7 +45,7 @@ class SynthesizerSpec:
     settings: Mapping[str, Any] = field(default_factory=dict)  # that `make` takes, with their defaults
 
 
-def zeroed(layer: nn.Module) -> nn.Module:
+def zeroed(layer: M) -> M:
     """A layer that puts out zero at first."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

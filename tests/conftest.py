@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -19,6 +22,7 @@ from async_dni import ImageDataset, load_dataset
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+RunApart = Callable[[Path, Path], tuple[int, str, str]]
 PATIENCE = 10.0  # seconds that a process which nobody waits for may take to end: a busy machine takes some
 # multiprocessing's own helpers live as long as the test process
 HELPERS = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
@@ -76,6 +80,25 @@ def seeded() -> None:
     """Every test starts from the same random state, on one thread."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def run_apart() -> Iterator[RunApart]:
+    """Runs a script in a folder, in a process that runs these scripts only: exit status, output, errors, of workers too."""
+    command, pipe = [sys.executable, str(Path(__file__).with_name("one_by_one.py"))], subprocess.PIPE
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        requests, answers = process.stdin, process.stdout
+        assert answers.readline() == "ready\n"
+
+        def run(script: Path, folder: Path) -> tuple[int, str, str]:
+            print(json.dumps([str(script), str(folder)]), file=requests, flush=True)
+            status, output, errors = json.loads(answers.readline())
+            return status, output, errors
+
+        yield run
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,15 @@
-"""Runs launch.py, and presses Ctrl-C at a place of the process that the first argument names; the others are launch.py's."""
+"""Runs launch.py, and presses Ctrl-C at a place of the process that the first argument names; the others are launch.py's.
+
+Without arguments it loads what launch.py will load, once, and forks a process for each line of its input, `[folder, place,
+…]`: in a session of its own, with files in the folder for what it prints, and that for temporary files. It answers with the
+process id and exit status of each.
+"""
 
 from __future__ import annotations
 
 import atexit
 import builtins
+import json
 import os
 import runpy
 import signal
@@ -92,8 +98,31 @@ def arrange(place: str) -> None:
         before(Wiring, "connect", lambda: press(2))  # the server that workers are forked from is loading torch
 
 
+def forked() -> bool:
+    """Load, and fork for each line; whether this is a process that was forked, which has its arguments."""
+    import torch
+
+    from async_dni import train
+
+    assert train
+    torch.optim.Adam([torch.nn.Parameter(torch.empty(1))])  # loads PyTorch's compiler
+    for line in sys.stdin:
+        folder, *arguments = json.loads(line)
+        if (pid := os.fork()) == 0:
+            os.setsid()
+            for number, name in enumerate(("output", "errors"), 1):
+                os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT), number)
+            os.environ["TMPDIR"] = f"{folder}/tmp"
+            sys.argv += arguments
+            return True
+        print(json.dumps([pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])]), flush=True)
+    return False
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(LAUNCH.parent))
+    if len(sys.argv) == 1 and not forked():
+        sys.exit()
     arrange(sys.argv.pop(1))
     sys.argv[0] = str(LAUNCH)
     runpy.run_path(str(LAUNCH), run_name="__main__")

@@ -104,7 +104,7 @@ def test_snapshots_are_the_weights_of_plain_training(
 def test_time_to_accuracy(tmp_path: Path) -> None:
     options = ("--workers", "2,3,4", "--steps", "40", "--locked-steps", "40", "--eval-every-steps", "20")
     chosen = ("--contenders", "cdni (,locked (1 thread)")
-    content = run("time_to_accuracy.py", tmp_path / "time.json", *options, *chosen, "--targets", "95,0.001")
+    content = run("time_to_accuracy", tmp_path / "time.json", *options, *chosen, "--targets", "95,0.001")
     harness.check(content)
     by_metric = {case["metric"]: case for case in content["cases"] if "as it was tuned" not in case["name"]}
     # 3 layers can't be cut for 4 workers
@@ -278,7 +278,7 @@ def test_a_race_is_chosen_on_what_is_held_out_and_locked_sets_a_target(benchmark
 
 def test_error_at_steps(tmp_path: Path) -> None:
     tuned, chosen = ("--tuned", str(tmp_path / "tuned.json")), ("--contenders", "locked (1 thread)", "--steps", "20")
-    content = run("error_at_steps.py", tmp_path / "steps.json", *tuned, *chosen, "--learning-rates", "1e-3,1e-9")
+    content = run("error_at_steps", tmp_path / "steps.json", *tuned, *chosen, "--learning-rates", "1e-3,1e-9")
     harness.check(content)
     assert [case["metric"] for case in content["cases"]] == ["test error", "training"]
     case = content["cases"][0]
@@ -313,11 +313,11 @@ def test_share_of_a_synthesizer(benchmark: Any, monkeypatch: pytest.MonkeyPatch)
 
 def test_staleness_is_the_same_in_workers_and_in_one_process(tmp_path: Path) -> None:
     options = ("--steps", "30", "--lags", "1,8")
-    content = run("staleness.py", tmp_path / "workers.json", *options)
+    content = run("staleness", tmp_path / "workers.json", *options)
     harness.check(content)
     assert [case["settings"]["lag"] for case in content["cases"]] == [1, 8]
     assert all(set(case["contenders"]) == {"cdni", "delayed"} for case in content["cases"])
-    serial = run("staleness.py", tmp_path / "serial.json", *options, "--serial")
+    serial = run("staleness", tmp_path / "serial.json", *options, "--serial")
     assert [case["contenders"] for case in serial["cases"]] == [case["contenders"] for case in content["cases"]]
 
 
@@ -344,7 +344,7 @@ def test_a_rows_settings_are_those_of_its_training(monkeypatch: pytest.MonkeyPat
 
 def test_accuracy(tmp_path: Path) -> None:
     rows = "lua-relu,cdni-3,paper-cdni-3"
-    content = run("accuracy.py", tmp_path / "accuracy.json", "--rows", rows, "--steps", "20")
+    content = run("accuracy", tmp_path / "accuracy.json", "--rows", rows, "--steps", "20")
     harness.check(content)
     by_metric = {case["metric"]: case for case in content["cases"]}
     errors = by_metric["test error"]

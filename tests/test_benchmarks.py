@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import importlib
 import json
 import os
 import subprocess
 import sys
+import threading
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from scripts import run_main, run_script
 
 from async_dni.foundation.cores import usable_cores
-from benchmarks import harness
+from async_dni.runtime.fork_server import worker_context
+from benchmarks import harness, ranks
 from benchmarks.case import Case, Metric, cases, spread
 from benchmarks.ranks import run_ranks
 
 ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if "__name__ == " in path.read_text())
 
 
 def run(script: str, json_file: Path, *arguments: str) -> dict[str, Any]:
-    """A benchmark as a user starts it; returns what it wrote."""
-    command = [sys.executable, str(ROOT / "benchmarks" / script), "--quick", "--rounds", "1", "--json", str(json_file)]
-    ended = subprocess.run([*command, *arguments], check=False, capture_output=True, text=True)
+    """What a benchmark writes."""
+    options = ("--quick", "--rounds", "1", "--json", str(json_file))
+    ended = run_main(script, *options, *arguments)
     assert ended.returncode == 0, ended.stderr
     return json.loads(json_file.read_text())
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_script_says_what_it_measures(script: Path) -> None:
+    ended = run_script(script, "--help")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    question = ast.get_docstring(ast.parse(script.read_text()))
+    assert question is not None
+    assert question.splitlines()[0] in ended.stdout
+
+
 def test_transport(tmp_path: Path) -> None:
-    content = run("transport.py", tmp_path / "transport.json", "--size", "4 KB")
+    """As a user starts it: ranks import the script."""
+    json_file = tmp_path / "transport.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "transport.py"), "--quick", "--rounds", "1"]
+    command += ["--json", str(json_file), "--size", "4 KB"]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    content = json.loads(json_file.read_text())
     harness.check(content)
     assert {case["metric"] for case in content["cases"]} == {"round trip, p50", "round trip, p99", "bandwidth"}
     names = {"TensorQueue", "Queue, new", "Queue, reused", "SimpleQueue, new", "gloo"}
@@ -42,7 +63,7 @@ def test_throughput(tmp_path: Path) -> None:
     only = ("cdni", "limit", "locked, 1 thread", "GPipe, 5", "zero-bubble", "DDP")
     chosen = [argument for name in only for argument in ("--only", name)]
     chosen += ["--except", "cdni, every", "--except", "cdni, float32"]
-    content = run("throughput.py", tmp_path / "throughput.json", "--workload", "3x256", *chosen)
+    content = run("throughput", tmp_path / "throughput.json", "--workload", "3x256", *chosen)
     harness.check(content)
     case, *of_stages = content["cases"]
     assert not any(name.startswith(("cdni, every", "cdni, float32")) for name in case["contenders"])
@@ -143,35 +164,37 @@ def double(rank: int, results: Any, number: int) -> None:
         results.send(2 * number)
 
 
-HANGS = """
-import threading
-import ranks
-
-def wait_for_nothing(rank, results):
+def wait_for_nothing(rank: int, results: Any, said: Path, waiting: Any) -> None:
+    """A rank that hangs; its standard error is a file."""
+    os.dup2(os.open(said, os.O_WRONLY | os.O_APPEND | os.O_CREAT), 2)
+    waiting.release()
     threading.Event().wait()
 
-if __name__ == "__main__":
-    ranks.run_ranks(wait_for_nothing, 2, (), timeout=15.0)  # they load torch first
-"""
+
+class Clock:
+    """Stands still until both ranks hang; then a minute has gone by."""
+
+    def __init__(self, waiting: Any) -> None:
+        self.waiting, self.calls = waiting, 0
+
+    def monotonic(self) -> float:
+        self.calls += 1
+        if self.calls == 2:
+            assert all(self.waiting.acquire(timeout=60) for _ in range(2))
+        return 60.0 * (self.calls > 1)
 
 
 def test_ranks_return_what_was_sent() -> None:
     assert run_ranks(double, 2, (21,)) == 42
 
 
-def test_ranks_that_hang_say_where_and_are_ended(tmp_path: Path) -> None:
-    script = tmp_path / "hangs.py"
-    script.write_text(HANGS)
-    ended = subprocess.run(
-        [sys.executable, str(script)],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "benchmarks")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 1
-    assert "TimeoutError: wait_for_nothing did not end within 15 seconds" in ended.stderr
-    assert ended.stderr.count("in wait_for_nothing") == 2, "both say where they are"
+def test_ranks_that_hang_say_where_and_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, said = worker_context().Semaphore(0), tmp_path / "said"
+    monkeypatch.setattr(ranks, "time", Clock(waiting))
+    with pytest.raises(TimeoutError, match="wait_for_nothing did not end within 15 seconds"):
+        run_ranks(wait_for_nothing, 2, (said, waiting), timeout=15.0)
+    assert said.read_text().count("in wait_for_nothing") == 2, "both say where they are"
+    assert not active_children()
 
 
 @pytest.fixture
@@ -255,8 +278,7 @@ def short() -> dict[str, Any]:
 def test_what_is_asked_wrongly_is_refused_before_anything_is_measured(
     script: str, arguments: tuple[str, ...], told: str
 ) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / script), "--quick", *arguments]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    ended = run_script(ROOT / "benchmarks" / script, "--quick", *arguments)
     assert ended.returncode == 2
     assert told in ended.stderr
     assert "Traceback" not in ended.stderr

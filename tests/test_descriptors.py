@@ -26,30 +26,27 @@ NEED = re.compile(
 )
 
 
-def train(limit: str, **settings: Any) -> subprocess.CompletedProcess[str]:
-    """A short run under a limit on open files, as `ulimit` takes it."""
-    settings = {"snapshot_every": 1, "checkpoint_every": 1, "width": 1024, **settings}  # queues have files of their own
-    command = ("sh", "-c", f'ulimit {limit} && exec "$@"', "sh", sys.executable, str(TRAINS), json.dumps(settings))
+def train(limit: str, *runs: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Short runs, one after the other, under a limit on open files, as `ulimit` takes it."""
+    settings = {"snapshot_every": 1, "checkpoint_every": 1, "width": 1024}  # queues have files of their own
+    command = ["sh", "-c", f'ulimit {limit} && exec "$@"', "sh", sys.executable, str(TRAINS)]
+    command += [json.dumps({**settings, **run}) for run in runs]
     return subprocess.run(command, capture_output=True, text=True, env=HERE)
 
 
 @pytest.mark.parametrize("workers", [6])  # with more, what each needs counts
 def test_what_a_run_says_it_needs_is_enough_and_one_less_is_refused(workers: int, tmp_path: Path) -> None:
-    refused = train("-n 36", workers=workers, run_dir=str(tmp_path / "run"))
+    settings = {"workers": workers, "run_dir": str(tmp_path / "run")}
+    refused = train("-n 36", settings)
     found = NEED.match(refused.stdout)
     assert found, refused
     assert (refused.returncode, refused.stderr, found[1], found[3]) == (2, "", str(workers), "36")
     assert not list(tmp_path.iterdir()), "nothing is made"
     needed = int(found[2])
     fewer = f"at most {workers - 1} workers, or " if workers > 1 else ""
-    refused = train(f"-n {needed - 1}", workers=workers)
+    refused = train(f"-n {needed - 1}", settings)
     assert refused.stdout == f"{found[0].replace(' 36 ', f' {needed - 1} ')}allowed: {fewer}ulimit -n {needed}\n"
-    trained = train(f"-n {needed}", workers=workers, run_dir=str(tmp_path / "run"))
-    assert (trained.returncode, trained.stdout, trained.stderr) == (0, "trained\n", "")
-
-
-def test_a_soft_limit_is_raised_for_the_run() -> None:
-    trained = train("-Sn 36", workers=5)
+    trained = train(f"-Sn 36 && ulimit -Hn {needed}", settings)  # a soft limit is raised for the run
     assert (trained.returncode, trained.stdout, trained.stderr) == (0, "trained\n", "")
 
 
@@ -71,10 +68,10 @@ def test_the_tensors_of_a_data_set_are_counted() -> None:
 
 def test_a_data_set_of_many_tensors_is_refused_and_one_of_fewer_trained_on() -> None:
     """More than a process can be given were multiprocessing's `ValueError: too many fds`."""
-    refused = train("-n 1024", data="pairs", samples=MOST_PASSED + 1)
-    assert (refused.returncode, refused.stdout[:25]) == (2, "train_set: got 201 tensor")
-    trained = train("-n 1024", data="pairs", samples=MOST_PASSED)
-    assert (trained.returncode, trained.stdout, trained.stderr) == (0, "trained\n", "")
+    ended = train("-n 1024", *({"data": "pairs", "samples": samples} for samples in (MOST_PASSED + 1, MOST_PASSED)))
+    refused, trained = ended.stdout.splitlines()
+    assert (refused[:25], trained) == ("train_set: got 201 tensor", "trained")
+    assert (ended.returncode, ended.stderr) == (2, "")
 
 
 def test_a_server_of_an_earlier_run_gets_the_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import RunApart
 
 import async_dni
 
@@ -156,16 +155,17 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize(("code", "name"), examples())
-def test_examples_run_as_written(code: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_run_as_written(
+    code: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_apart: RunApart
+) -> None:
     """In this process; what has a name as a script, in another directory."""
     monkeypatch.chdir(tmp_path)
     if not name:
         exec(compile(code, "example", "exec"), {"__name__": "example"})
         return
     (tmp_path / name).write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    ended = subprocess.run([sys.executable, name], capture_output=True, text=True)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    (error,) = re.findall(r"^test error ([\d.]+) %$", ended.stdout, re.MULTILINE)
+    status, output, errors = run_apart(tmp_path / name, tmp_path)
+    assert (status, errors) == (0, "")
+    (error,) = re.findall(r"^test error ([\d.]+) %$", output, re.MULTILINE)
     assert float(error) < 20  # guessing: 67
     assert (tmp_path / "spirals.pt").exists()

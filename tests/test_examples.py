@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import RunApart
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -32,17 +33,15 @@ def test_every_example_is_tried() -> None:
 
 
 @pytest.mark.parametrize("name", PRINTS)
-def test_example_runs_as_it_is(name: str, tmp_path: Path) -> None:
+def test_example_runs_as_it_is(name: str, tmp_path: Path, run_apart: RunApart) -> None:
     if name == "fashion_cnn" and not FASHION.is_dir():
         pytest.skip("it downloads Fashion-MNIST, where Debian's package dataset-fashion-mnist is not installed")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(EXAMPLES / f"{name}.py")]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    status, output, errors = run_apart(EXAMPLES / f"{name}.py", tmp_path)
+    assert (status, errors) == (0, "")
     pattern, most = PRINTS[name]
-    numbers = [float(number) for number in re.findall(pattern, done.stdout)]
+    numbers = [float(number) for number in re.findall(pattern, output)]
     assert numbers
-    assert max(numbers) < most, done.stdout
+    assert max(numbers) < most, output
     assert list(tmp_path.iterdir()) == [], "nothing is written"
 
 

@@ -144,6 +144,14 @@ def test_closed_terminal_ends_the_run_with_a_checkpoint(whom: str, tmp_path: Pat
     assert (tmp_path / "run" / "model.pt").exists()
 
 
+@pytest.fixture(scope="module")
+def forker() -> Iterator[subprocess.Popen[str]]:
+    """interrupted_launch.py, which has loaded torch."""
+    command, pipe = [sys.executable, str(ROOT / "tests" / "interrupted_launch.py")], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        yield process
+
+
 LOST = "launch.py: ended at once; what was trained since the last checkpoint is lost\n"
 
 
@@ -161,24 +169,35 @@ LOST = "launch.py: ended at once; what was trained since the last checkpoint is 
         ("end", ""),
     ],
 )
-def test_second_interrupt_of_a_launch_ends_it_wherever_it_lands(place: str, told: str, tmp_path: Path) -> None:
+def test_second_interrupt_of_a_launch_ends_it_wherever_it_lands(
+    place: str, told: str, tmp_path: Path, forker: subprocess.Popen[str]
+) -> None:
     # it came in a callback of multiprocessing's, and Python printed "Exception ignored in" and went on
     (tmp_path / "tmp").mkdir()
-    command = [sys.executable, str(ROOT / "tests" / "interrupted_launch.py"), place, "--steps", "3", "--width", "8"]
-    process = subprocess.Popen(
-        [*command, *["--serial"] * (place != "start"), "--run-dir", str(tmp_path / "run")],
-        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    _, errors = process.communicate()
-    assert (process.returncode, errors) == (130, told)
-    session = [one for one in psutil.process_iter() if is_of_session(one, process.pid)]
+    arguments = [place, *["--serial"] * (place != "start"), "--steps", "3", "--width", "8"]
+    arguments += ["--run-dir", str(tmp_path / "run")]
+    if place == "import":
+        process = subprocess.Popen(
+            [*forker.args, *arguments],
+            env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        _, errors = process.communicate()
+        pid, status = process.pid, process.returncode
+    else:
+        assert forker.stdin is not None
+        assert forker.stdout is not None
+        print(json.dumps([str(tmp_path), *arguments]), file=forker.stdin, flush=True)
+        pid, status = json.loads(forker.stdout.readline())
+        errors = (tmp_path / "errors").read_text()
+    assert (status, errors) == (130, told)
+    session = [one for one in psutil.process_iter() if is_of_session(one, pid)]
     assert not psutil.wait_procs(session, timeout=10)[1], "what it has started ends with it"
     assert not list((tmp_path / "tmp").glob("pymp-*"))
-    assert not list(Path("/dev/shm").glob(f"pym-{process.pid}-*"))
+    assert not list(Path("/dev/shm").glob(f"pym-{pid}-*"))
     assert not list((tmp_path / "run").rglob(".*")), "no half of a file"
 
 

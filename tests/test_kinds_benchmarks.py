@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from scripts import run_main, run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(script: str, json_file: Path, *arguments: str) -> list[dict[str, Any]]:
-    command = [sys.executable, str(ROOT / "benchmarks" / script), "--quick", "--json", str(json_file), *arguments]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
+    ended = run_main(script, "--quick", "--json", str(json_file), *arguments)
+    assert ended.returncode == 0, ended
     return json.loads(json_file.read_text())["rows"]
 
 
 def test_kinds(tmp_path: Path) -> None:
     network = "own"
-    rows = run("kinds.py", tmp_path / "kinds.json", "--only", network, "--methods", "backprop,cdni")
+    rows = run("kinds", tmp_path / "kinds.json", "--only", network, "--methods", "backprop,cdni")
     assert [(row["network"], row["method"], row["workers"]) for row in rows] == [
         (network, method, 2) for method in ("backprop", "cdni")
     ]
@@ -29,7 +28,7 @@ def test_kinds(tmp_path: Path) -> None:
 
 def test_parity_kinds(tmp_path: Path) -> None:
     only = ("--only", "lstm", "--only", "autocast")
-    rows = run("parity_kinds.py", tmp_path / "parity.json", "--steps", "10", *only)
+    rows = run("parity_kinds", tmp_path / "parity.json", "--steps", "10", *only)
     assert {row["kind"] for row in rows} == {"lstm", "autocast"}
     assert {row["reference"] for row in rows} == {"autograd", "serial", "resumed"}
     assert {row["difference"] for row in rows} == {0}
@@ -37,9 +36,7 @@ def test_parity_kinds(tmp_path: Path) -> None:
 
 def test_gradient_quality(tmp_path: Path) -> None:
     only = ("--only", "fcn", "--methods", "cdni")
-    rows = run(
-        "gradient_quality.py", tmp_path / "quality.json", *only, "--synthesizer", "default", "--synthesizer", "mlp"
-    )
+    rows = run("gradient_quality", tmp_path / "quality.json", *only, "--synthesizer", "default", "--synthesizer", "mlp")
     assert [(row["network"], row["method"], row["synthesizer"]) for row in rows] == [
         ("fcn", "cdni", "default"),
         ("fcn", "cdni", "mlp"),
@@ -53,17 +50,14 @@ def test_gradient_quality(tmp_path: Path) -> None:
 
 
 def test_synthesizer_that_is_not_for_a_network_is_passed_over() -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "gradient_quality.py"), "--quick", "--only", "fcn"]
-    ended = subprocess.run(
-        [*command, "--methods", "cdni", "--synthesizer", "convolutional"], check=False, capture_output=True, text=True
-    )
+    chosen = ("--quick", "--only", "fcn", "--methods", "cdni", "--synthesizer", "convolutional")
+    ended = run_script(ROOT / "benchmarks" / "gradient_quality.py", *chosen)
     assert ended.returncode == 2
     assert "--synthesizer: got convolutional; it is for outputs [channels, *positions]" in ended.stdout
     assert "Traceback" not in ended.stderr
 
 
 def test_methods_that_are_none_are_refused() -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "kinds.py"), "--methods", "cdni,none"]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    ended = run_script(ROOT / "benchmarks" / "kinds.py", "--methods", "cdni,none")
     assert ended.returncode == 2
-    assert "--methods: got none; allowed: cdni, dni, delayed, backprop" in ended.stderr
+    assert "--methods: got none; allowed: cdni, dni, delayed, local, backprop" in ended.stderr

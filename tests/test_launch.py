@@ -124,7 +124,7 @@ def test_signal_ends_the_run_with_a_summary(number: signal.Signals, status: int,
 def test_launches_at_once_have_a_run_directory_each(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "launch.py"), "--serial", "--steps", "3", "--width", "8"]
     pipe = subprocess.PIPE
-    processes = [subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) for _ in range(3)]
+    processes = [subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
     told = []
     for process in processes:
         output, errors = process.communicate()
@@ -132,7 +132,7 @@ def test_launches_at_once_have_a_run_directory_each(tmp_path: Path) -> None:
         told += [line.split()[-1] for line in output.splitlines() if line.startswith("run directory")]
     run_dirs = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "runs").iterdir())
     assert sorted(told) == run_dirs
-    assert len(run_dirs) == 3
+    assert len(run_dirs) == 2
     for run_dir in run_dirs:
         assert json.loads((tmp_path / run_dir / "config.json").read_text())["run_dir"] == run_dir
         assert (tmp_path / run_dir / "model.pt").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_launch import ROOT
+from test_launch import ROOT, launch
 
 from async_dni.__main__ import main
 from async_dni.record.checkpoint import Checkpoint, save_checkpoint
@@ -133,19 +133,16 @@ def test_reader_that_has_enough_sees_no_traceback(command: str, run_dir: Path) -
     assert process.returncode in (0, 1)  # 1 is rich's own
 
 
-def test_training_by_the_package_is_launch(tmp_path: Path) -> None:
+def test_training_by_the_package_is_launch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same network, to the bit; with the program's name in what it says."""
-    doors = {"launch.py": [str(ROOT / "launch.py")], "async_dni train": ["-m", "async_dni", "train"]}
     small = ["--layers", "3", "--width", "16", "--batch-size", "500", "--steps", "3", "--lag", "1", "--quiet"]
-    models = []
-    for door, command in doors.items():
-        run_dir = tmp_path / door.split()[0]
-        ended = subprocess.run(
-            [sys.executable, *command, *small, "--run-dir", str(run_dir)], cwd=ROOT, capture_output=True, text=True
-        )
-        assert (ended.returncode, ended.stderr) == (0, "")
-        models.append((run_dir / "model.pt").read_bytes())
-        refused = subprocess.run([sys.executable, *command, "--workers", "9"], cwd=ROOT, capture_output=True, text=True)
-        assert refused.returncode == 2
-        assert refused.stderr == f"{door}: --workers: got 9; the network has 3 blocks; allowed: 1 to 3\n"
-    assert models[0] == models[1]
+    small += ["--run-dir"]
+    assert launch(*small, str(tmp_path / "launch")) == 0
+    command = [sys.executable, "-m", "async_dni", "train", *small, str(tmp_path / "package")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (tmp_path / "launch" / "model.pt").read_bytes() == (tmp_path / "package" / "model.pt").read_bytes()
+    for door, enter in {"launch.py": launch, "async_dni train": lambda *given: main(["train", *given])}.items():
+        capsys.readouterr()
+        assert enter("--workers", "9") == 2
+        assert capsys.readouterr().err == f"{door}: --workers: got 9; the network has 3 blocks; allowed: 1 to 3\n"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +57,19 @@ def start(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Path:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory, with a user's file in it."""
     (tmp_path / "users_file.py").write_text(SOURCE)
-    return tmp_path
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("users_file", None)
+    importlib.invalidate_caches()
 
 
-def test_network_and_data_of_a_file_train_in_workers_and_resume(here: Path) -> None:
+def test_network_and_data_of_a_file_train_in_workers_and_resume(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     chosen = ("--model", "users_file.py:make", "--model-arg", "depth=3", "--model-arg", "width=5")
     data = ("--data", "users_file.py:data", "--data-arg", "samples=120")
     run = start(*chosen, *data, "--workers", "4", "--batch-size", "20", "--steps", "12", "--run-dir", "run", cwd=here)
@@ -89,30 +98,32 @@ def test_network_and_data_of_a_file_train_in_workers_and_resume(here: Path) -> N
         "dataset": None,
     }
     (elsewhere := here / "elsewhere").mkdir()
-    again = start("--resume", "../run", "--steps", "14", cwd=elsewhere)
-    assert (again.returncode, again.stderr) == (0, "")
-    assert "14 steps (from 12)" in again.stdout
-    both = start("--resume", "run", "--steps", "16", "--dataset", "mnist", cwd=here)
-    assert both.returncode == 2
-    assert both.stderr == (
+    monkeypatch.chdir(elsewhere)
+    assert launch("--resume", "../run", "--steps", "14") == 0
+    said = capsys.readouterr()
+    assert "14 steps (from 12)" in said.out
+    assert said.err == ""
+    monkeypatch.chdir(here)
+    assert launch("--resume", "run", "--steps", "16", "--dataset", "mnist") == 2
+    assert capsys.readouterr().err == (
         f"launch.py: --dataset: got mnist; give it or --data, not both (--data is {here}/users_file.py:data)\n"
     )
 
 
-def test_module_of_a_file_is_split_at_names(here: Path) -> None:
+def test_module_of_a_file_is_split_at_names(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = ("--model", "users_file:Chain", "--split-points", "b", "--data", "users_file:data")
-    run = start(*chosen, "--workers", "2", "--batch-size", "20", "--steps", "6", "--run-dir", "run", cwd=here)
-    assert (run.returncode, run.stderr) == (0, "")
+    status = launch(*chosen, "--workers", "2", "--batch-size", "20", "--steps", "6", "--run-dir", "run")
+    assert (status, capsys.readouterr().err) == (0, "")
     names = list(torch.load(here / "run" / "model.pt", weights_only=True))
     assert names == ["a.linear.weight", "a.linear.bias", "b.weight", "b.bias"]
-    again = start("--resume", "run", "--steps", "7", cwd=here)
-    assert (again.returncode, again.stderr) == (0, "")
+    status = launch("--resume", "run", "--steps", "7")
+    assert (status, capsys.readouterr().err) == (0, "")
 
 
-def test_reference_network_on_a_users_data(here: Path) -> None:
+def test_reference_network_on_a_users_data(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = ("--data", "users_file.py:data", "--data-arg", "pair=False", "--width", "8")
-    run = start(*chosen, "--batch-size", "20", "--steps", "6", "--run-dir", "run", cwd=here)
-    assert (run.returncode, run.stderr) == (0, "")
+    status = launch(*chosen, "--batch-size", "20", "--steps", "6", "--run-dir", "run")
+    assert (status, capsys.readouterr().err) == (0, "")
     shapes = [list(value.shape) for value in torch.load(here / "run" / "model.pt", weights_only=True).values()]
     assert shapes[0] == [8, 6]
     assert shapes[-1] == [3], "as many classes as there are labels"

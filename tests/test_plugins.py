@@ -155,18 +155,28 @@ def test_synthesizer_that_does_not_fit_an_output_is_refused() -> None:
         Trainer(network(), synthesizer="convolutional", batch_size=30).fit(data(), steps=1)
 
 
-def test_command_line_trains_with_what_a_plugin_names_and_resumes_it(directory: Path) -> None:
+def test_command_line_trains_with_what_a_plugin_names_and_resumes_it(here: Path, capsys: Any) -> None:
+    (here / "mine.py").write_text(PLUGIN.read_text())
+
+    def launched(*arguments: str) -> str:
+        """What a launch prints that trains; what it has loaded is forgotten."""
+        try:
+            status = launch_here(*arguments)
+        finally:
+            METHODS.remove("imitation")
+            SYNTHESIZERS.remove("bias")
+            del sys.modules["mine"]
+        said = capsys.readouterr()
+        assert (status, said.err) == (0, "")
+        return said.out
+
     small = ("--layers", "3", "--width", "16", "--batch-size", "500", "--quiet")
-    chosen = ("--plugin", "toys", "--method", "imitation")
-    first = launch(*chosen, *small, "--steps", "4", "--run-dir", "run", cwd=directory)
-    assert (first.returncode, first.stderr) == (0, "")
-    assert first.stdout.startswith("imitation, 3 workers: 4 steps")
-    assert json.loads((directory / "run" / "config.json").read_text())["plugin"] == ["toys"]
-    again = launch("--resume", "run", "--steps", "6", cwd=directory)
-    assert (again.returncode, again.stderr) == (0, "")
-    assert again.stdout.startswith("imitation, 3 workers: 6 steps (from 4)")
-    with_bias = launch("--plugin", "toys", "--synthesizer", "bias", *small, "--steps", "3", cwd=directory)
-    assert (with_bias.returncode, with_bias.stderr) == (0, "")
+    chosen = ("--plugin", "mine", "--method", "imitation")
+    first = launched(*chosen, *small, "--steps", "4", "--run-dir", "run")
+    assert first.startswith("imitation, 3 workers: 4 steps")
+    assert json.loads((here / "run" / "config.json").read_text())["plugin"] == ["mine"]
+    assert launched("--resume", "run", "--steps", "6").startswith("imitation, 3 workers: 6 steps (from 4)")
+    assert launched("--plugin", "mine", "--synthesizer", "bias", *small, "--steps", "3")
 
 
 def test_example_of_contributing_trains(here: Path) -> None:

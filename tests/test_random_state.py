@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from async_dni import Trainer
 from async_dni.learning.random_state import RandomState, seeded
 
 
@@ -74,3 +77,38 @@ def test_a_seeded_state_is_the_one_inside_seeded_and_changes_none() -> None:
     found = drawn()
     with seeded(7, 1):
         assert drawn() == found
+
+
+DRAWS = """
+import random
+import numpy
+import torch
+
+random.random(), numpy.random.rand(), torch.rand(1)
+
+
+class Noisy(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(x) + random.random() + numpy.random.rand() + torch.rand(1)
+
+
+def sgd(parameters):
+    random.random(), numpy.random.rand(), torch.rand(1)
+    return torch.optim.SGD(parameters, lr=0.1)
+"""
+
+
+def test_what_a_module_draws_when_workers_import_it_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker imports what its stage is made of: with a fixed lag, noise in it was another than in one process."""
+    (tmp_path / "draws.py").write_text(DRAWS)
+    monkeypatch.syspath_prepend(tmp_path)
+    draws = importlib.import_module("draws")
+    data = torch.randn(40, 4), torch.randint(2, (40,))
+    model = torch.nn.Sequential(draws.Noisy(4, 4), draws.Noisy(4, 2))
+    settings = {"workers": 2, "method": "cdni", "lag": 2, "batch_size": 10, "optimizer": draws.sgd}
+    settings |= {"threads_per_worker": 1}
+    workers, serial = (Trainer(model, serial=serial, **settings).fit(data, steps=6).model for serial in (False, True))
+    for name, value in workers.state_dict().items():
+        assert torch.equal(value, serial.state_dict()[name]), name

@@ -1,7 +1,7 @@
-"""A program that trains a little, for tests of machines that lack something: `python trains.py '{"workers": 2, …}'`.
+"""A program that trains a little, for tests of machines that lack something: `python trains.py '{"workers": 2, …}' …`.
 
-It prints "trained", or the sentence that a setting is refused with, and then has exit status 2. With "tells" it prints too
-where its fork server's socket lies and the server's process id, and with "dies" it is killed then.
+For each argument in turn, it prints "trained", or the sentence that a setting is refused with, and then has exit status 2.
+With "tells" it prints too where its fork server's socket lies and the server's process id, and with "dies" it is killed then.
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ def data(kind: str, samples: int, features: int) -> Any:
     return torch.randn(samples, features), torch.randint(2, (samples,))
 
 
-def main() -> int:
-    settings = json.loads(sys.argv[1])
+def train(settings: dict[str, Any]) -> int:
     kind, samples, features = settings.pop("data", "tensors"), settings.pop("samples", 64), settings.pop("features", 8)
     width, workers = settings.pop("width", 8), settings.setdefault("workers", 2)
     if settings.pop("seems_free", False):
@@ -71,4 +70,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(max(train(json.loads(argument)) for argument in sys.argv[1:]))

@@ -6,12 +6,12 @@ by the shape of both:
 
     h                            the network's output [*outputs]      its head
     [features]                   any                                  Linear, to all numbers of an output
-    [*positions, features],      [classes]: one a sample              averages over a grid of 2 a dimension, Linear
+    [*positions, features],      [classes]: one a sample              averages, at most 8 a dimension of positions, Linear
     [channels, *positions]       [classes, *positions], in either     Linear, the same at each position; where there are other
                                  order: one a position                positions, averages over them, or repeats
 
-(Belilovsky, Eickenberg and Oyallon, *Decoupled Greedy Learning of CNNs*, arXiv 1901.08164, section 4: heads that average over
-2×2 positions cost little and lose little.)
+(Belilovsky, Eickenberg and Oyallon, *Decoupled Greedy Learning of CNNs*, arXiv 1901.08164. Their heads average over 2×2
+positions and have convolutions or hidden layers before or after; linear ones need to see more: docs/performance.md.)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from .condition import layout_of_features
 from .structure import Gradient, all_of
 
-GRID = 2  # averages a dimension of positions, where the output has none
+MOST_AVERAGES = 8  # a dimension of positions, where the network's output has none
 MOST_DIMENSIONS = 3  # of positions that averages are made of
 
 
@@ -55,7 +55,8 @@ class AuxiliaryHead(nn.Module):
             self.grid = tuple(map(min, positions, places))
         else:
             kept = positions if len(positions) <= MOST_DIMENSIONS else (math.prod(positions),)
-            self.grid = tuple(min(GRID, count) for count in kept)
+            # as many of each as fall on an average, where they can be divided so: 28 → 7 of 4
+            self.grid = tuple(count // -(-count // MOST_AVERAGES) for count in kept)
             size, classes = size * math.prod(self.grid), math.prod(outputs)
         widths = [size, *hidden]
         layers = [

@@ -60,4 +60,4 @@ def test_synthesizer_that_is_not_for_a_network_is_passed_over() -> None:
 def test_methods_that_are_none_are_refused() -> None:
     ended = run_script(ROOT / "benchmarks" / "kinds.py", "--methods", "cdni,none")
     assert ended.returncode == 2
-    assert "--methods: got none; allowed: cdni, dni, delayed, local, backprop" in ended.stderr
+    assert "--methods: got none; allowed: cdni, dni, delayed, backprop" in ended.stderr

@@ -25,13 +25,14 @@ _OF_KINDS: list[tuple[str, dict[str, Any], Sequence[str]]] = [
     ("cdni, every 4th", {"method": "cdni", "synthesizer_every": 4}, EVERYWHERE),
     ("cdni, linear", {"method": "cdni", "synthesizer": "linear"}, (ROWS,)),
     ("cdni, convolutional", {"method": "cdni", "synthesizer": "convolutional"}, (MAPS,)),
-    ("cdni, positionwise", {"method": "cdni", "synthesizer": "positionwise"}, (POSITIONS,)),
+    ("cdni, positionwise rank 16", {"method": "cdni", "synthesizer": "positionwise:rank=16"}, (POSITIONS,)),
     *(
         (f"cdni, rank {rank}", {"method": "cdni", "synthesizer": f"low-rank:rank={rank}"}, EVERYWHERE)
         for rank in (16, 32, 64)
     ),
     ("dni", {"method": "dni"}, EVERYWHERE),
-    ("dni, linear", {"method": "dni", "synthesizer_hidden": ()}, (ROWS,)),
+    ("dni, linear", {"method": "dni", "synthesizer": "linear"}, (ROWS,)),
+    ("dni, rank 32", {"method": "dni", "synthesizer": "low-rank:rank=32"}, (ROWS,)),
     ("local", {"method": "local"}, EVERYWHERE),
     ("delayed", {"method": "delayed"}, EVERYWHERE),
     (LOCKED, {"method": "backprop"}, EVERYWHERE),

@@ -39,7 +39,10 @@ class Cuts:
         self.guard.check_weights()
         full = {"rng": RandomState.capture().as_dict(), "gradients": {}}
         state: dict[str, Any] = {**self.stage.state_dict(), **full} if is_full else self.stage.layers()
-        cut = OpenCut(step, is_full, is_final, state)
+        # with a fixed lag, no earlier than its own next batch needs them, the next stage makes those that it sends later
+        # again when a run goes on from the cut
+        again = self.spec.lag is not None and self.stage.next_defers
+        cut = OpenCut(step, is_full, is_final, state, waits=not again)
         for index, gradient in arrived.items():
             cut.add(index, gradient)
         self.open.append(cut)

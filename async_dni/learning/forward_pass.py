@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .autocast import autocast
 from .precision import matmul_precision
 from .structure import Structure, carries, layout_of, parts_of, together
+from .updates.updater import Updater
 
 
 class ForwardPass:
@@ -43,25 +44,26 @@ class ForwardPass:
         x: Sequence[Tensor],
         layout: Any,
         grad_output: Sequence[Tensor],
-        scaled: Callable[[Tensor, torch.dtype], Tensor],
-        device: torch.device,
+        updater: Updater,
     ) -> list[Tensor]:
         """(∂h/∂x)ᵀδ for each part of x that carries a gradient, of h computed anew, with the weights as they are.
 
-        Weights, their gradients and buffers stay as they are; random layers draw once more. `scaled`: what is
-        backpropagated of a δ, in the type of the output.
+        Weights, their gradients and buffers stay as they are; random layers draw once more. `updater`: knows the
+        scale that float16 wants. Raises `Float16OverflowError`.
         """
+        device = grad_output[0].device
         x = [part.detach().requires_grad_() if carries(part) else part for part in x]
         carrying = [part for part in x if part.requires_grad]
         with fresh_buffers(self.module), torch.enable_grad():
             h, _ = self(x, layout, device)
         pairs = zip(filter(carries, h), grad_output, strict=True)
-        roots = [(part, scaled(gradient, part.dtype)) for part, gradient in pairs if part.requires_grad]
+        roots = [(part, updater.scaled(gradient, part.dtype)) for part, gradient in pairs if part.requires_grad]
         if not roots:
             return [torch.zeros_like(part) for part in carrying]
         outputs, gradients = zip(*roots, strict=True)
         with matmul_precision(self.precision, device):
-            return list(torch.autograd.grad(outputs, carrying, gradients, materialize_grads=True))
+            found = torch.autograd.grad(outputs, carrying, gradients, materialize_grads=True)
+        return updater.unscaled_alone(found)
 
     def _typed(self, parts: list[Tensor]) -> list[Tensor]:
         """An output's parts in the types that the next stage expects: what autocast gives them depends on the device."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .structure import Gradient, all_of, one_or_all
@@ -17,6 +18,12 @@ class Deferred:
 
     x: list[Tensor]  # all parts of the input, copied: the slot it came in is another's by then
     grad_input: Sequence[Tensor] | None = None  # the bootstrapped ∂/∂x; None where the update gave none
+
+    def mixed(self, true: Sequence[Tensor], share: float) -> Sequence[Tensor]:
+        """(1 − share)·bootstrapped + share·true; true alone where there is no other."""
+        if self.grad_input is None:
+            return true
+        return [torch.lerp(own, other, share) for own, other in zip(self.grad_input, true, strict=True)]
 
 
 @dataclass

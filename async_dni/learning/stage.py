@@ -145,18 +145,10 @@ class Stage:
             return self._backward(index, pending, grad_output)
         self.updater.before_learning(index)
         self.method.learn(one_or_all(pending.h), pending.target, grad_output)
-        return None if pending.deferred is None else self._mixture(pending, pending.deferred, grad_output)
-
-    def _mixture(self, pending: Pending, deferred: Deferred, grad_output: Gradient) -> Gradient | None:
-        """The bootstrapped ∂/∂x of a batch, and that of the gradient that came back, passed back through the layers."""
-        if self.target_lambda == 0:
-            return pending.grad_input  # of a run that is gone on with without
-        layout, scaled, device = self.input_layout, self.updater.scaled, pending.target.device
-        found = self.forward_pass.passed_back(deferred.x, layout, all_of(grad_output), scaled, device)
-        found = self.updater.unscaled_alone(found)
-        if deferred.grad_input is not None:
-            pairs = zip(deferred.grad_input, found, strict=True)
-            found = [torch.lerp(bootstrapped, true, self.target_lambda) for bootstrapped, true in pairs]
+        if pending.deferred is None or self.target_lambda == 0:
+            return pending.grad_input
+        true = self.forward_pass.passed_back(pending.deferred.x, self.input_layout, all_of(grad_output), self.updater)
+        found = pending.deferred.mixed(true, self.target_lambda)
         for gradient in found:
             check_grad_input(self.module, gradient)
         return one_or_all(found)

@@ -191,7 +191,7 @@ SETTINGS = [
     bad("--epochs", "argument --epochs: expected one argument"),
     bad("--epochs 1 --steps 1", "--steps: got 1; give --epochs or --steps, not both"),
     bad("--steps 1e3", "--steps: got 1e3; allowed: a whole number of at least 1"),
-    bad("--optimizer lbfgs", "--optimizer: got lbfgs; allowed: adam, sgd"),
+    bad("--optimizer lbfgs", "--optimizer: got lbfgs; allowed: adam, nadam, sgd"),
     bad("--lr -0.1", "--lr: got -0.1; allowed: a finite number above 0"),
     bad("--lr nan", "--lr: got nan; allowed: a finite number above 0"),
     bad("--lr 1e999", "--lr: got inf; allowed: a finite number above 0"),

@@ -16,7 +16,7 @@ from .network.models import MODELS
 from .network.named_model import check_settings
 
 DATASET = "mnist"
-OPTIMIZERS = ("adam", "sgd")
+OPTIMIZERS = ("adam", "nadam", "sgd")
 IMAGE_SIZES = (28, 32)
 
 
@@ -81,10 +81,15 @@ class ExperimentConfig(Checked):
     )
     epochs: int | None = option(None, "passes over the training set; default: 10", whole(1), metavar="N")
     steps: int | None = option(None, "batches, instead of --epochs", whole(1), metavar="N")
-    optimizer: str = option("adam", "optimizer of every stage", one_of(OPTIMIZERS), choices=OPTIMIZERS)
+    optimizer: str = option(
+        "adam",
+        "optimizer of every stage; nadam looks ahead, with beta1 0.99, as gradients that come late want it",
+        one_of(OPTIMIZERS),
+        choices=OPTIMIZERS,
+    )
     lr: float = option(1e-3, "learning rate", number(above=0))
     momentum: float = option(0.9, "momentum of sgd", number(least=0, below=1))
-    weight_decay: float = option(0.0, "weight decay (L2)", number(least=0))
+    weight_decay: float = option(0.0, "weight decay (L2; of nadam decoupled)", number(least=0))
     quiet: bool = option(False, "print the summary only", action="store_true")
 
     def __post_init__(self) -> None:

@@ -57,6 +57,7 @@ class Plan:
     method: str = "cdni"
     lag: int | None = None
     every: int = 1  # `synthesizer_every`
+    target_lambda: float = 0.0
     drops: bool = False
     stages: int = 3
     steps: int = 4
@@ -146,6 +147,7 @@ class Simulation:
             classes=classes,
             lag=plan.lag,
             synthesizer_every=plan.every,
+            target_lambda=plan.target_lambda,
             checks_gradients=plan.on_divergence == "skip",
         )
 

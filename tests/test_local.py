@@ -196,10 +196,10 @@ def test_heads_depend_on_the_seed_and_the_block_alone() -> None:
         ((), (3,), (True, True), 3),
         ((6,), (), (True, True), 6),
         ((6,), (2, 4, 4), (True, True), 6 * 32),  # an image of a vector
-        ((4, 5, 5), (3,), (True, True), 16 * 3),
-        ((4, 1, 5), (3,), (True, True), 8 * 3),
-        ((7, 6), (3,), (False, True), 12 * 3),  # a sequence
-        ((2, 3, 2, 3, 2), (3,), (True, True), 4 * 3),  # positions of four dimensions: in a row
+        ((4, 5, 5), (3,), (True, True), 4 * 25 * 3),
+        ((4, 28, 9), (3,), (True, True), 4 * 7 * 4 * 3),  # averages of 4, and of 2 and 3
+        ((20, 6), (3,), (False, True), 6 * 6 * 3),  # a sequence
+        ((2, 3, 2, 3, 2), (3,), (True, True), 2 * 7 * 3),  # positions of four dimensions, 36: in a row
         ((7, 6), (3, 7), (False, True), 6 * 3),  # a class a position
         ((7, 6), (7, 3), (False, False), 6 * 3),
         ((2, 3, 2, 3, 6), (2, 3, 2, 3, 3), (False, False), 6 * 3),
@@ -433,7 +433,7 @@ def test_the_balance_knows_what_a_head_costs() -> None:
     blocks, heads = [spec.module[0] for spec in specs], [spec.auxiliary_head for spec in specs]
     examples = [Output(output, (0,)) for output in outputs]
     counted = count_costs(blocks, [None] * 4, examples, first, [(None,)] * 4, 1, heads)[1]
-    assert counted == [3 * BATCH * 16 * CLASSES, 3 * BATCH * 16 * CLASSES, 3 * BATCH * 64 * CLASSES, 0]
+    assert counted == [3 * BATCH * 64 * CLASSES] * 3 + [0]
     boundaries = [Boundary("highest", (None,), (0,), head) for head in heads]
     before = copy.deepcopy([head and head.state_dict() for head in heads])
     measured = measure_costs(specs[0], blocks, [None] * 4, lambda: first, 1, boundaries)[1]

@@ -458,6 +458,17 @@ def test_messages_of_a_killed_consumer_are_taken_again_by_the_next():
             assert process.exitcode == 0
 
 
+def test_what_is_put_into_a_closed_queue_goes_nowhere():
+    with a_queue(1) as queue:
+        queue.put(0, 1000, *content(0))
+        assert not queue.has_room()
+        queue.close()
+        assert queue.has_room()
+        queue.put(1, 1001, *content(1))
+        assert queue.last_index == 0
+        assert queue.in_flight == 1
+
+
 def test_what_a_killed_consumer_had_released_does_not_come_again():
     context = worker_context()
     with a_queue(2) as queue:

@@ -104,6 +104,7 @@ def _any_stage(job: Job, model: nn.Sequential, prepared: Prepared) -> StageSpec:
         method=job.method,
         synthesizer=None,
         synthesizer_every=config.synthesizer_every,
+        target_lambda=config.target_lambda,
         lag=config.effective_lag,
         synthesizer_lr=config.synthesizer_lr,
         matmul_precision=config.matmul_precision,

@@ -62,14 +62,17 @@ def whole(minimum: int, maximum: int | None = None) -> Check:
     return lambda value: None if type(value) is int and minimum <= value <= limit else allowed
 
 
-def number(*, above: float | None = None, least: float | None = None, below: float = math.inf) -> Check:
-    """Check that a value is a finite number over `above` (or at least `least`) and under `below`."""
+def number(
+    *, above: float | None = None, least: float | None = None, below: float = math.inf, most: float = math.inf
+) -> Check:
+    """Check that a value is a finite number over `above` (or at least `least`), under `below` and at most `most`."""
     bounds = [f"above {above:g}"] if above is not None else [f"of at least {least:g}"]
     bounds += [f"below {below:g}"] if below < math.inf else []
+    bounds += [f"at most {most:g}"] if most < math.inf else []
     allowed = "allowed: a finite number " + " and ".join(bounds)
 
     def check(value: Any) -> str | None:
-        fits = isinstance(value, int | float) and math.isfinite(value) and value < below
+        fits = isinstance(value, int | float) and math.isfinite(value) and value < below and value <= most
         fits = fits and (value > above if above is not None else value >= (least or 0.0))
         return None if fits else allowed
 

@@ -9,6 +9,9 @@ For a batch b, in stage k with layers f, input x = h_{k-1} and output h = h_k:
                     the method regresses its synthesizer on δ; or, where `update` had nothing to update with,
                     backpropagate δ through f, step f's optimizer    ∂/∂x goes upstream
 
+With `target_lambda` λ > 0, BP(λ), a stage that predicts sends nothing upstream at `update`, and at `learn` the mixture
+(1 − λ)·∂/∂x of the update + λ·(∂h/∂x)ᵀδ. (Jaderberg et al., arXiv 1608.05343, section 2, of recurrent networks.)
+
 `runtime.worker.Worker` drives one from queues, in a process of its own; `runtime.serial.Serial` all of them in this process.
 """
 
@@ -29,10 +32,12 @@ from .batch import Batch
 from .blocks import named_blocks
 from .condition import Condition
 from .divergence import DivergenceError, check_grad_input, check_output, check_weights
+from .forward_pass import ForwardPass
 from .methods import Loss, Method, MethodParts, MethodSpec
 from .methods.loss_gradient import LossGradient
 from .methods.several import Several
 from .optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
+from .pending import Deferred, Pending
 from .precision import matmul_precision
 from .structure import Gradient, Structure, all_of, carries, layout_of, one_or_all, parts_of, together
 from .updates.clipping import check_and_clip
@@ -40,16 +45,6 @@ from .updates.habits import Habits
 from .updates.updater import Updater
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-
-
-@dataclass
-class Pending:
-    """A batch whose gradient has not come back yet."""
-
-    # the parts that carry gradients, of the input and of the output
-    x: list[Tensor] | None  # None when the stage has updated on the batch: the slot it came in is another's by then
-    h: list[Tensor]  # with their graph, until the stage has updated on it
-    target: Tensor
 
 
 class Stage:
@@ -61,7 +56,8 @@ class Stage:
     where one is stepped on), all taken as one vector; larger ones are scaled down to it, and, where they came of a prediction,
     so is the ∂/∂x that goes upstream: a prediction that runs away stays in its stage, if that has weights to go by.
     `checks_gradients`: whether an update is refused where they are not finite. `half`: the precision of autocast,
-    `output_dtypes` what comes out of it; `precision`: of the layers' products. `forward`, `update` and `learn` raise
+    `output_dtypes` what comes out of it; `precision`: of the layers' products. `target_lambda`: the share of what came
+    back in what goes upstream; `next_defers`: whether the next stage has one. `forward`, `update` and `learn` raise
     `DivergenceError` for numbers that are not finite. After `forward` has, the batch is pending all the same; with
     `checks_gradients` buffers (a batch norm's statistics) are as before.
     """
@@ -83,11 +79,13 @@ class Stage:
         updater: Updater | None = None,
         half: str | None = None,
         output_dtypes: Sequence[torch.dtype] | None = None,
+        target_lambda: float = 0.0,
+        next_defers: bool = False,
     ) -> None:
-        self.half, self.output_dtypes = half, output_dtypes
         self.gradients, self.synthesizer_every, self.clip_grad_norm = gradients, synthesizer_every, clip_grad_norm
         self.checks_gradients = checks_gradients or clip_grad_norm is not None
-        self.precision = precision
+        self.half, self.precision = half, precision
+        self.forward_pass = ForwardPass(module, precision, half, output_dtypes)
         self.module, self.optimizer, self.method = module, optimizer, method
         self.is_first, self.is_last = is_first, is_last
         self.pending: dict[int, Pending] = {}  # by batch index, oldest first
@@ -97,26 +95,23 @@ class Stage:
         self.updater = updater or Updater(module, optimizer)
         self._parameters = list(module.parameters())
         self._buffers = list(module.buffers()) if checks_gradients else []
-        # Autograd refuses layers that change their input in place where that is a leaf, so they get a copy. The first batch
-        # is copied to see whether they do (None: not known yet).
-        self._writes_input = True if any(getattr(layer, "inplace", False) for layer in module.modules()) else None
+        self.target_lambda, self.next_defers = target_lambda, next_defers
+        self.is_deferring = target_lambda > 0 and gradients and method.predicts and not (is_first or is_last)
 
     def forward(self, batch: Batch) -> Structure:
         """The stage's output h for a batch, `[batch, *features]`, detached."""
         self.weight_version += self.updater.before_forward(batch.index)
-        sends = self.sends_gradient(batch.index)
+        sends = self.sends_gradient(batch.index) and not (self.is_deferring and self.target_lambda == 1)
         x = [part.detach().requires_grad_() if sends and carries(part) else part for part in parts_of(batch.x)]
         buffers = [buffer.clone() for buffer in self._buffers]
         late = present_weights(self.module) if self.method.late else nullcontext()
         device = batch.target.device
-        with late, matmul_precision(self.precision, device), autocast(self.half, device):
-            out = self._applied(x, layout_of(batch.x))
+        with late:
+            out, layout = self.forward_pass(x, layout_of(batch.x), device)
         theirs = {part.untyped_storage().data_ptr() for part in x}  # h is kept for longer than x
-        h = [
-            part.clone() if part.untyped_storage().data_ptr() in theirs else part for part in self._typed(parts_of(out))
-        ]
-        self.output = together([part.detach() for part in h], layout_of(out))
-        self.pending[batch.index] = Pending(list(filter(carries, x)), list(filter(carries, h)), batch.target)
+        h = [part.clone() if part.untyped_storage().data_ptr() in theirs else part for part in out]
+        self.output = together([part.detach() for part in h], layout)
+        self.pending[batch.index] = Pending(x, list(filter(carries, h)), batch.target)
         try:
             check_output(self.module, batch.x, self.output, autocast(self.half, device))
         except DivergenceError:
@@ -125,43 +120,39 @@ class Stage:
             raise
         return self.output
 
-    def _typed(self, parts: list[Tensor]) -> list[Tensor]:
-        """An output's parts in the types that the next stage expects: what autocast gives them depends on the device."""
-        dtypes = self.output_dtypes
-        return parts if dtypes is None else [part.to(dtype) for part, dtype in zip(parts, dtypes, strict=True)]
-
-    def _applied(self, x: list[Tensor], layout: Any) -> Structure:
-        """What the layers make of an input's parts."""
-        if self._writes_input is False:
-            return self.module(together(x, layout))
-        copies = [part.clone() for part in x]
-        versions = [part._version for part in copies]
-        out = self.module(together(copies, layout))
-        if self._writes_input is None:
-            self._writes_input = [part._version for part in copies] != versions
-        return out
-
     def update(self, index: int) -> Gradient | None:
         """Update on a batch with the gradient that can be had now; returns ∂/∂x, or None where there is none yet."""
         pending = self.pending[index]
         if not self.gradients:
             self.updater.before_learning(index)  # a model of the method's own learns from this very batch
+        if self.is_deferring and self.gets_gradient(index):
+            assert pending.x is not None
+            pending.deferred = Deferred([part.detach().clone() for part in pending.x])
         grad_output = self.method.now(one_or_all([part.detach() for part in pending.h]), pending.target)
         if grad_output is None:
             return None
         grad_input = self._backward(index, pending, grad_output)
         if not self.gets_gradient(index):
             del self.pending[index]
-        return grad_input
+        if pending.deferred is None:
+            return grad_input
+        pending.deferred.grad_input = None if grad_input is None else all_of(grad_input)
+        return None
 
     def learn(self, index: int, grad_output: Gradient) -> Gradient | None:
-        """Take the gradient that came back for a batch, shaped like its h; returns ∂/∂x where the update had waited."""
+        """Take the gradient that came back for a batch, shaped like its h; returns ∂/∂x, if it has not gone upstream yet."""
         pending = self.pending.pop(index)
         if pending.x is not None:
             return self._backward(index, pending, grad_output)
         self.updater.before_learning(index)
         self.method.learn(one_or_all(pending.h), pending.target, grad_output)
-        return None
+        if pending.deferred is None or self.target_lambda == 0:
+            return pending.grad_input
+        true = self.forward_pass.passed_back(pending.deferred.x, self.input_layout, all_of(grad_output), self.updater)
+        found = pending.deferred.mixed(true, self.target_lambda)
+        for gradient in found:
+            check_grad_input(self.module, gradient)
+        return one_or_all(found)
 
     def sends_gradient(self, index: int) -> bool:
         """Whether ∂/∂x of a batch goes upstream."""
@@ -178,9 +169,14 @@ class Stage:
         """Whether a batch's x is still needed: its update waits for the true gradient."""
         return index in self.pending and self.pending[index].x is not None
 
-    def forget(self, index: int) -> None:
-        """No gradient will come back for this batch: its activation was not sent."""
-        self.pending.pop(index, None)
+    def defers(self, index: int) -> bool:
+        """Whether ∂/∂x of a batch goes upstream when it is learnt from, or forgotten."""
+        return index in self.pending and self.pending[index].deferred is not None
+
+    def forget(self, index: int) -> Gradient | None:
+        """No gradient will come back for this batch. Returns ∂/∂x of the update, if it has not gone upstream yet."""
+        pending = self.pending.pop(index, None)
+        return None if pending is None else pending.grad_input
 
     def _backward(self, index: int, pending: Pending, grad_output: Gradient) -> Gradient | None:
         assert pending.x is not None
@@ -217,13 +213,12 @@ class Stage:
         """
         if any(self.holds_input(index) for index in self.pending):
             raise RuntimeError("a batch waits for its gradient")
-        pending = [{"index": index, "h": one_or_all(p.h), "target": p.target} for index, p in self.pending.items()]
-        return {**self.trained_state(), "pending": pending}
+        return {**self.trained_state(), "pending": [p.as_dict(index) for index, p in self.pending.items()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         self.load_trained_state(state)
-        self.pending = {p["index"]: Pending(None, list(all_of(p["h"])), p["target"]) for p in state["pending"]}
+        self.pending = {pending["index"]: Pending.of(pending) for pending in state["pending"]}
 
     def layers(self) -> dict[str, Any]:
         """What the network is made of: the layers' state, and their average, if there is one."""
@@ -295,6 +290,7 @@ class StageSpec:
     classes: int  # of what the method sees of the target, 0 where it sees nothing
     lag: int | None = None  # None: gradients are learnt from when they come
     synthesizer_every: int = 1
+    target_lambda: float = 0.0
     synthesizer_matmul_precision: str = "highest"
     matmul_precision: str | None = None
     clip_grad_norm: float | None = None
@@ -338,6 +334,8 @@ class StageSpec:
             updater=self.habits.make_updater(self.optimizer, module, optimizer, method, self.clip_grad_norm),
             half=self.habits.autocast,
             output_dtypes=self.habits.output_dtypes,
+            target_lambda=self.target_lambda,
+            next_defers=self.target_lambda > 0 and self.method.synthesizer and self.index < self.num_stages - 2,
         )
         if self.state is not None:
             stage.load_state_dict(to_device(self.state, device))

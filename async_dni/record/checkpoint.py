@@ -73,12 +73,12 @@ class Checkpoint:
                     "optimizer": {name: state for name, state in optimizer.items() if name.startswith(names)},
                     "method": old and old["method"],
                     "weight_version": old["weight_version"] if old else self.step,
-                    "pending": old["pending"] if old else [],
+                    "pending": _under_way(old, same) if old else [],
                     "gradients": old["gradients"] if old else {},
                     "rng": old["rng"] if old and same else None,
                 }
             )
-        return states
+        return without_orphans(states)
 
     def new_cuts(self, split: Sequence[int]) -> list[str]:
         """Names of the blocks after which `split` cuts and the checkpoint doesn't: their synthesizers start afresh."""
@@ -103,6 +103,24 @@ class Checkpoint:
         if blocks != self.blocks:
             there, here = ", ".join(self.blocks), ", ".join(blocks)
             raise ConfigError("resume", path, f"it is of another network: its blocks are {there} there and {here} here")
+
+
+def _under_way(stage: dict[str, Any], same: bool) -> list[dict[str, Any]]:
+    """A stage's batches whose gradients are to come; with other layers, it has nothing to send upstream of them."""
+    if same:
+        return list(stage["pending"])
+    return [{key: value for key, value in pending.items() if key != "deferred"} for pending in stage["pending"]]
+
+
+def without_orphans(states: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The stages' states without the batches whose gradients are neither there nor to come from the next stage."""
+    kept: list[dict[str, Any]] = []
+    coming: set[int] = set()
+    for state in reversed(states):
+        pending = [p for p in state["pending"] if p["index"] in state["gradients"] or p["index"] in coming]
+        kept.append({**state, "pending": pending})
+        coming = {p["index"] for p in pending if "deferred" in p}
+    return kept[::-1]
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:

@@ -38,7 +38,10 @@ class Cuts:
         """Copy the stage's state after `step` batches; `arrived`: the gradients that it has, and has not learnt from."""
         self.telemetry.enter("snapshot")
         self.guard.check_weights()
-        cut = OpenCut(step, kind, is_final, self._state(kind))
+        # with a fixed lag, no earlier than its own next batch needs them, the next stage makes those that it sends later
+        # again when a run goes on from the cut
+        again = self.spec.lag is not None and self.stage.next_defers
+        cut = OpenCut(step, kind, is_final, self._state(kind), waits=not again)
         for index, gradient in arrived.items():
             cut.add(index, gradient)
         self.open.append(cut)

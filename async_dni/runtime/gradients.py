@@ -13,6 +13,7 @@ from ..learning.structure import Gradient, mapped, one_or_all
 from ..record.telemetry import INTERVAL, Telemetry
 from .cuts import Cuts
 from .guard import Guard
+from .upstream import Upstream
 from .worker_spec import WorkerSpec
 
 
@@ -26,10 +27,11 @@ class Gradients:
         telemetry: Telemetry,
         guard: Guard,
         cuts: Cuts,
+        upstream: Upstream,
         finish: Callable[[int, int, Gradient | None], None],
     ) -> None:
         self.spec, self.stage, self.telemetry, self.guard, self.cuts = spec, stage, telemetry, guard, cuts
-        self.finish = finish
+        self.upstream, self.finish = upstream, finish
         self.device = torch.device(spec.device)
         # those that are not due yet, by batch index; None: it will not come
         self.arrived: dict[int, Gradient | None] = {}
@@ -60,7 +62,8 @@ class Gradients:
         # of a batch that a worker that died had sent, and this one has still to do again
         is_early = waits and not is_pending and index >= self.spec.heartbeat.step
         if not is_pending and not is_early:
-            self.telemetry.lost()
+            if index >= self.spec.schedule.start:  # else the checkpoint had it, too
+                self.telemetry.lost()
         elif self.spec.lag is None and not is_early:
             self._learn(index, gradient)
         elif waits:
@@ -111,16 +114,18 @@ class Gradients:
         self.telemetry.enter("learn")
         pending = self.stage.pending[index]
         lag = next(reversed(self.stage.pending)) + 1 - index
-        waited, grad_input = self.stage.holds_input(index), None
+        waited, defers, grad_input = self.stage.holds_input(index), self.stage.defers(index), None
         self.in_hand = Batch(index, one_or_all(pending.h if pending.x is None else pending.x), pending.target)
         if grad_output is not None:
             grad_input = self.guard.update(lambda: self.stage.learn(index, grad_output), index, updates=waited)
         else:
-            self.stage.forget(index)
+            grad_input = self.stage.forget(index)
             if waited:
                 self.telemetry.skipped()
         if waited:
             self.finish(index, len(pending.target), grad_input)
+        elif defers:
+            self.upstream.send(index, grad_input)
         if grad_output is not None:
             loss = None if waited else self.stage.method.loss
             self.telemetry.learnt(lag, None if loss is None else float(loss))

@@ -40,8 +40,8 @@ class Serial:
     def __init__(self, stages: Sequence[Stage], lag: int = 1, seed: int = 0) -> None:
         self.stages, self.lag = stages, lag
         self.telemetry = [Telemetry() for _ in stages]
-        # gradients under way to each stage, by batch index
-        self.arrived: list[dict[int, Gradient]] = [{} for _ in stages]
+        # gradients under way to each stage, by batch index; None: it will not come
+        self.arrived: list[dict[int, Gradient | None]] = [{} for _ in stages]
         self._rng = [stage_rng(seed, k) for k in range(len(stages))]
 
     def restore(self, states: Sequence[dict[str, Any]]) -> None:
@@ -79,9 +79,12 @@ class Serial:
                 continue
             stage, telemetry = self.stages[k], self.telemetry[k]
             telemetry.enter("learn")
-            waited = stage.holds_input(index)
+            waited, defers = stage.holds_input(index), stage.defers(index)
             newest = next(reversed(stage.pending))
             gradient = self.arrived[k].pop(index)
+            if gradient is None:
+                self._lose(k, index)
+                continue
             try:
                 with self._at(k, index):
                     grad_input = stage.learn(index, gradient)
@@ -90,6 +93,7 @@ class Serial:
                 continue
             if waited:
                 telemetry.updated(stage.updater.made)
+            if waited or defers:
                 self._send_gradient(k, index, grad_input)
             loss = None if waited else stage.method.loss
             telemetry.learnt(newest + 1 - index, None if loss is None else float(loss))
@@ -122,11 +126,22 @@ class Serial:
         self.telemetry[k].skipped()
         if not self.stages[k].gets_gradient(index) or self.stages[k].method.waits:
             self.stages[k].forget(index)
-        if k > 0 and index in self.stages[k - 1].pending:
-            waited = self.stages[k - 1].holds_input(index)
-            self.stages[k - 1].forget(index)
-            if waited:
-                self._pass_over(k - 1, index)
+        if k > 0 and not self.stages[k].defers(index):
+            self._lose(k - 1, index)
+
+    def _lose(self, k: int, index: int) -> None:
+        """No gradient comes to stage k for a batch."""
+        stage = self.stages[k]
+        if index not in stage.pending:
+            return
+        waited, defers = stage.holds_input(index), stage.defers(index)
+        grad_input = stage.forget(index)
+        if waited:
+            self._pass_over(k, index)
+        elif grad_input is not None:
+            self._send_gradient(k, index, grad_input)
+        elif defers:
+            self._lose(k - 1, index)
 
     def _send_gradient(self, k: int, index: int, grad_input: Gradient | None) -> None:
         if grad_input is not None and k > 0:

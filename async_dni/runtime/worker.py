@@ -9,13 +9,17 @@
 Who may wait for whom, and why two bounded queues between neighbours never deadlock, at capacity 1 too: a worker that
 waits, for an activation or for room downstream, goes on taking gradients; only a gradient on its way upstream is waited
 for without taking others. Stage 0 sends none, so it always takes; so stage 1's gradients always find room; so stage 1
-always takes; and so on down.
+always takes; and so on down. That holds whether a gradient goes upstream with the update or, with `target_lambda`, when
+the batch is learnt from: each batch that was sent down is answered by the last stage, and by each stage before it that
+has taken the answer; a worker that waits for a gradient that is due has sent down all that the stages after it need to
+have for it.
 
 A worker may be killed at any moment, and another started in its place, on the same queues. A message is in the queue or
 not, and a slot is given back only when all that came of it was sent, so the new worker finds the batch in hand where it
 was. It does that batch again, from the layers of the last snapshot, but for what was sent before, which the queues
 remember (`TensorQueue.last_index`): nothing is sent twice. A gradient that comes back for an activation of the old
-worker's is counted as lost where the stage has updated already, and learnt from where the update waits for it.
+worker's is counted as lost where the stage has updated already, and learnt from where the update waits for it. What the
+old worker was to send upstream later is lost with it: the new one begins with messages that say so.
 """
 
 from __future__ import annotations
@@ -30,13 +34,13 @@ from ..learning.batch import Batch
 from ..learning.blocks import named_blocks
 from ..learning.random_state import RandomState
 from ..learning.stage import Stage, to_device
-from ..learning.structure import Gradient, Structure, all_of, form, parts_of, together
+from ..learning.structure import Gradient, Structure, form, parts_of, together
 from ..record.schedule import CutKind
-from ..record.telemetry import INTERVAL, Telemetry
+from ..record.telemetry import Telemetry
 from .cuts import Cuts
 from .gradients import Gradients
 from .guard import Guard
-from .transport.tensor_queue import TensorQueue
+from .upstream import Upstream, has_sent
 from .worker_spec import STOP, WorkerSpec
 
 log = logging.getLogger(__name__)
@@ -52,7 +56,8 @@ class Worker:
         self.device = torch.device(spec.device)
         self.guard = Guard(spec, stage, telemetry)
         self.cuts = Cuts(spec, stage, telemetry, self.guard, send_event)
-        self.gradients = Gradients(spec, stage, telemetry, self.guard, self.cuts, self._finish)
+        self.upstream = Upstream(spec, stage, telemetry)
+        self.gradients = Gradients(spec, stage, telemetry, self.guard, self.cuts, self.upstream, self._finish)
         self._in_hand: Batch | None = None
         self.end: int | None = None  # the number of batches in the stream, once it is known
 
@@ -60,6 +65,7 @@ class Worker:
         """Take up the last snapshot of a worker that died. The gradients that it waited for are lost."""
         self.stage.load_trained_state(to_device(snapshot, self.device))
         self.stage.pending.clear()
+        self.upstream.give_up()
         RandomState.of(snapshot["rng"]).restore()
         log.info(
             "in place of a worker that died (%s) in batch %d: from the snapshot after batch %d",
@@ -84,6 +90,7 @@ class Worker:
     def run(self) -> None:
         """Train on every batch of the stream."""
         step = self.spec.heartbeat.step
+        self.upstream.flush()
         self.gradients.learn_restored()
         while True:
             self.gradients.learn_due(step)
@@ -147,15 +154,16 @@ class Worker:
         learns = self._send_activation(batch, h)
         telemetry.enter("update")
         grad_input = self.guard.update(lambda: stage.update(batch.index), batch.index)
+        if not learns and (left := stage.forget(batch.index)) is not None:
+            grad_input = left
         if not stage.holds_input(batch.index):
             self._finish(batch.index, len(batch), grad_input)
-        if not learns:
-            stage.forget(batch.index)
         self.gradients.learn_early(batch.index)
 
     def _finish(self, index: int, rows: int, grad_input: Gradient | None) -> None:
-        """The layers were updated on a batch: send ∂/∂x upstream, and give the slot back that the batch came in."""
-        self._send_gradient(index, grad_input)
+        """The layers were updated on a batch: send ∂/∂x upstream, if it is known, and give the slot back that the batch
+        came in."""
+        self.upstream.send(index, grad_input)
         has_loss = self.stage.is_last or not self.stage.gradients  # a stage's own, where none come back
         loss = self.stage.method.loss if has_loss else None
         self.telemetry.step(rows, None if loss is None else float(loss))
@@ -183,17 +191,6 @@ class Worker:
         self.telemetry.enter("send")
         queue.put(batch.index, self.stage.weight_version, *parts_of(h), batch.target)
         return True
-
-    def _send_gradient(self, index: int, grad_input: Gradient | None) -> None:
-        """Send ∂/∂x upstream; where there should be one and is none, a message that says so."""
-        queue = self.spec.gradient_out
-        if queue is None or not self.stage.sends_gradient(index) or has_sent(queue, index):
-            return
-        while not queue.has_room():
-            self.telemetry.enter("wait_room")
-            self.spec.doorbell.wait(INTERVAL)
-        self.telemetry.enter("send")
-        queue.put(index, self.stage.weight_version, *(() if grad_input is None else all_of(grad_input)))
 
     def _release_input(self) -> None:
         if self.spec.activation_in is not None:
@@ -226,9 +223,5 @@ class Worker:
         self._cut(end, CutKind.FULL, is_final=True)
         while self.cuts.open:
             self.gradients.wait("wait_gradient")
-
-
-def has_sent(queue: TensorQueue | None, index: int) -> bool:
-    """Whether the message of a batch was put before, by this worker or one that died."""
-    last = None if queue is None else queue.last_index
-    return last is not None and last >= index
+        if self.spec.gradient_in is not None:
+            self.spec.gradient_in.close()  # more may come, for batches that a worker before this one died with

@@ -51,6 +51,13 @@ class Synthesis:
         whole(1),
         metavar="N",
     )
+    target_lambda: float = option(
+        0.0,
+        "BP(lambda): the share of the gradient that came back, passed back through the stage, in what goes upstream for "
+        "synthesizers to learn from, 0 to 1; 0: what the stage updated with, at once; with more, later, for another forward "
+        "pass and another gradient of the input",
+        number(least=0, most=1),
+    )
     synthesizer_matmul_precision: str | None = option(
         None,
         "precision of the synthesizers' products of matrices, as torch.set_float32_matmul_precision has it: float32 "

@@ -79,6 +79,17 @@ class Updater:
         self.loss_scale.unscale([*own, *found])
         return found
 
+    def unscaled_alone(self, found: Sequence[Tensor]) -> list[Tensor]:
+        """What came of `scaled` gradients with no regard to the parameters' gradients; float32 where there is a scale.
+
+        Raises `Float16OverflowError`.
+        """
+        if self.loss_scale is None:
+            return list(found)
+        found = [gradient.float() for gradient in found]
+        self.loss_scale.unscale(found)
+        return found
+
     def step(self, index: int) -> bool:
         """The gradients of a batch are there: make a step, or keep them; returns whether one was made."""
         if self._every == 1:

@@ -20,9 +20,10 @@ from ...data.stream import BatchStream
 from ...learning.batch import Batch
 from ...learning.blocks import copy_of
 from ...learning.divergence import DivergenceError
+from ...learning.pending import Pending
 from ...learning.precision import matmul_precision
 from ...learning.random_state import seeded
-from ...learning.stage import Pending, Stage, StageSpec
+from ...learning.stage import Stage, StageSpec
 from ...learning.structure import Gradient, all_of, one_or_all
 from ..schedule import Schedule
 from .check import GradientCheck, StageGradients
@@ -118,13 +119,11 @@ def find_gradients(stages: Sequence[Stage], batch: Batch) -> Gradients:
 
 def backward(stage: Stage, pending: Pending, grad_output: Gradient) -> Gradient:
     """∂/∂x of a batch whose gradient is `grad_output`; no parameter gets any."""
-    assert pending.x is not None
+    x = [part for part in pending.x or () if part.requires_grad]
     roots = [(part, one) for part, one in zip(pending.h, all_of(grad_output), strict=True) if part.requires_grad]
     if not roots:
-        return one_or_all([torch.zeros_like(part) for part in pending.x])
+        return one_or_all([torch.zeros_like(part) for part in x])
     outputs, gradients = zip(*roots, strict=True)
     with matmul_precision(stage.precision, CPU):
-        found = torch.autograd.grad(outputs, pending.x, gradients, retain_graph=True, allow_unused=True)
-    return one_or_all(
-        [torch.zeros_like(part) if one is None else one for part, one in zip(pending.x, found, strict=True)]
-    )
+        found = torch.autograd.grad(outputs, x, gradients, retain_graph=True, allow_unused=True)
+    return one_or_all([torch.zeros_like(part) if one is None else one for part, one in zip(x, found, strict=True)])

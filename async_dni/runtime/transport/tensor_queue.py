@@ -36,6 +36,7 @@ from .shared_memory import SharedMemory
 
 _LINE = 64  # bytes: a cache line, and the alignment of tensors
 _WRITTEN, _RELEASED = 0, _LINE // 8  # positions of the counters, in words of 8 bytes, each in a cache line of its own
+_CLOSED = _RELEASED + 1  # whether the consumer takes no more; written by it, too
 _RING = 2 * _LINE  # where the slots begin
 
 
@@ -128,8 +129,13 @@ class TensorQueue:
     # The producer's side.
 
     def has_room(self) -> bool:
-        """Whether a message can be put."""
-        return self.in_flight < self.capacity
+        """Whether a message can be put, or would go nowhere."""
+        return self.in_flight < self.capacity or self.is_closed
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the consumer takes no more."""
+        return bool(self._words[_CLOSED])
 
     @property
     def in_flight(self) -> int:
@@ -137,10 +143,13 @@ class TensorQueue:
         return self._words[_WRITTEN] - self._words[_RELEASED]
 
     def put(self, index: int, weight_version: int, *tensors: Tensor) -> None:
-        """Copy a batch of tensors into the next slot; without any, the message says that none come.
+        """Copy a batch of tensors into the next slot; without any, the message says that none come. Nothing, where the
+        queue is closed.
 
         Raises `ValueError` where a tensor is not of its spec, and `BufferError` where there is no room.
         """
+        if self.is_closed:
+            return
         if not self.has_room():
             raise BufferError(f"a queue of {self.capacity} is full")
         written = self._words[_WRITTEN]
@@ -199,6 +208,11 @@ class TensorQueue:
         if released == self._taken:
             raise BufferError("no message is taken")
         self._words[_RELEASED] = released + 1
+        self._producer.ring()
+
+    def close(self) -> None:
+        """Take no more: what is put goes nowhere, so that its producer, which may have more to put, waits for no room."""
+        self._words[_CLOSED] = 1
         self._producer.ring()
 
     def pin_memory(self) -> None:

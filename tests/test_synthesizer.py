@@ -162,10 +162,15 @@ def test_a_prediction_leaves_h_as_it_was(features, hidden, classes):
     assert torch.equal(h, before)
 
 
-def test_hot_rows():
-    rows = hot(torch.tensor([2, 0]), 3, torch.float32)
-    assert rows.tolist() == [[0, 0, 1], [1, 0, 0]]
-    assert rows.dtype == torch.float32
+@pytest.mark.parametrize("classes", [3, 2000])
+def test_hot_rows(classes):
+    rows = hot(torch.tensor([[2, 0], [-1, 1]]), classes, torch.float32)
+    assert (rows.shape, rows.dtype) == ((2, 2, classes), torch.float32)
+    assert rows[:, :, :3].tolist() == [[[0, 0, 1], [1, 0, 0]], [[0, 0, 0], [0, 1, 0]]]
+    assert rows[:, :, 3:].count_nonzero() == 0
+    rows.fill_(5)  # they are one's own
+    assert hot(torch.tensor([1]), classes, torch.float64)[0, :2].tolist() == [0, 1]
+    assert hot(torch.tensor([1]), classes, torch.float32)[0, :2].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("classes", [0, 10])

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from ..divergence import DivergenceError, check_loss
 from ..optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
 from ..precision import matmul_precision
 from ..structure import Gradient, all_of, one_or_all
+from ..updates.model_adam import ModelAdam
 from .loss_gradient import counts_nothing
 from .method import Loss, Method, MethodParts, MethodSpec, rate_of_model
 
@@ -67,7 +68,7 @@ def make_local_gradient(parts: MethodParts) -> LocalGradient:
     assert parts.auxiliary_head is not None
     assert parts.loss_fn is not None
     learnt = [parameter for parameter in parts.auxiliary_head.parameters() if parameter.requires_grad]
-    optimizer = Adam(learnt, lr=rate_of_model(parts), fused=True) if learnt else None
+    optimizer = ModelAdam(learnt, lr=rate_of_model(parts)) if learnt else None
     return LocalGradient(parts.auxiliary_head, optimizer, parts.loss_fn, precision=parts.matmul_precision)
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from ..divergence import check_loss
 from ..optimizer_state import clear_gradients, load_optimizer_state, optimizer_state
 from ..precision import matmul_precision
+from ..updates.model_adam import ModelAdam
 from .method import Method, MethodParts, rate_of_model
 
 
@@ -103,7 +104,7 @@ def make_synthetic_gradient(parts: MethodParts) -> SyntheticGradient:
     assert parts.synthesizer is not None
     return SyntheticGradient(
         parts.synthesizer,
-        Adam(parts.synthesizer.parameters(), lr=rate_of_model(parts), fused=True),
+        ModelAdam(parts.synthesizer.parameters(), lr=rate_of_model(parts)),
         conditioned=parts.classes > 0,
         precision=parts.synthesizer_matmul_precision,
         condition=parts.condition,

@@ -25,7 +25,6 @@ _OF_KINDS: list[tuple[str, dict[str, Any], Sequence[str]]] = [
     ("cdni, every 4th", {"method": "cdni", "synthesizer_every": 4}, EVERYWHERE),
     ("cdni, linear", {"method": "cdni", "synthesizer": "linear"}, (ROWS,)),
     ("cdni, convolutional", {"method": "cdni", "synthesizer": "convolutional"}, (MAPS,)),
-    ("cdni, positionwise rank 16", {"method": "cdni", "synthesizer": "positionwise:rank=16"}, (POSITIONS,)),
     *(
         (f"cdni, rank {rank}", {"method": "cdni", "synthesizer": f"low-rank:rank={rank}"}, EVERYWHERE)
         for rank in (16, 32, 64)

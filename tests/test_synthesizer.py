@@ -115,7 +115,8 @@ def test_what_a_low_rank_synthesizer_remembers_of_a_prediction_is_not_used_when_
 
 
 @pytest.mark.parametrize(
-    ("size", "rank"), [(1, 1), (5, 2), (64, 8), (256, 16), (6272, 64), (2**17, 64), (802_816, 8), (2**25, 1)]
+    ("size", "rank"),
+    [(1, 1), (5, 4), (64, 16), (256, 16), (1000, 16), (1024, 32), (6272, 64), (2**17, 64), (802_816, 8), (2**25, 1)],
 )
 def test_rank_by_size(size, rank):
     assert default_rank(size) == rank
@@ -226,7 +227,7 @@ def test_size_of_a_synthesizer_does_not_grow_with_positions() -> None:
     def size(features: tuple[int, ...], **settings: object) -> int:
         return sum(p.numel() for p in make_synthesizer(features, (), 3, **settings).parameters())
 
-    assert size((10, 8)) == size((1000, 8)) == 8 * 8 + 3 * 8
+    assert size((10, 8)) == size((1000, 8)) == 8 * 8 + (8 + 3) * 8
     maps = {"channels_first": True, "name": "convolutional"}
     assert size((8, 10), **maps) == size((8, 1000), **maps)
     assert size((8, 4, 4), **maps) == size((8, 400, 400), **maps)

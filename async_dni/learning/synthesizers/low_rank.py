@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..condition import in_rows
 from .synthesizer import VECTOR, SynthesizerSpec, zeroed
 
-HIGHEST_RANK = 64  # by default
+LOWEST_RANK, HIGHEST_RANK = 16, 64  # by default, where an output is large enough
 MOST_WEIGHTS = 2**24  # of a default rank's two products: what a map of 131,072 numbers has with rank 64
 
 
@@ -56,9 +56,9 @@ class LowRankSynthesizer(nn.Module):
 
 
 def default_rank(size: int) -> int:
-    """For outputs of `size` numbers: the power of two below the root of it, at most 64, less where that takes much memory."""
-    ranks = [2**n for n in range(HIGHEST_RANK.bit_length())]
-    return max((rank for rank in ranks if rank**2 <= size and 2 * size * rank <= MOST_WEIGHTS), default=1)
+    """For outputs of `size` numbers: the power of two below the root of it, or 16; at most 64, the size, what memory bears."""
+    most = min(size, HIGHEST_RANK, max(LOWEST_RANK, math.isqrt(size)), max(1, MOST_WEIGHTS // (2 * size)))
+    return 2 ** (most.bit_length() - 1)
 
 
 LOW_RANK = SynthesizerSpec(

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .linear import LinearSynthesizer
 from .low_rank import LowRankSynthesizer
 from .mlp import MLPSynthesizer
 from .synthesizer import CHANNELS_LAST, SynthesizerSpec
 
 
 class PositionwiseSynthesizer(nn.Module):
-    """A linear synthesizer, one of low rank where there is a `rank`, or an MLP where `hidden` has widths, at each position.
+    """A synthesizer of low rank, or an MLP where `hidden` has widths, of each position by itself.
 
     h: `[batch, *positions, features]`; labels: `[batch]` or `[batch, *positions]`, or numbers `[batch, classes]` or
     `[batch, *positions, classes]`, or None where `classes` is 0. What is of a sample holds for all its positions.
@@ -26,11 +25,9 @@ class PositionwiseSynthesizer(nn.Module):
     ) -> None:
         super().__init__()
         self.positions, of_one = math.prod(features[:-1]), features[-1:]
-        self.each: nn.Module
-        if hidden:
-            self.each = MLPSynthesizer(of_one, hidden, classes)
-        else:
-            self.each = LowRankSynthesizer(of_one, classes, rank) if rank else LinearSynthesizer(of_one, classes)
+        self.each: nn.Module = (
+            MLPSynthesizer(of_one, hidden, classes) if hidden else LowRankSynthesizer(of_one, classes, rank)
+        )
 
     def forward(self, h: Tensor, labels: Tensor | None) -> Tensor:
         """Predict `[batch, *positions, features]`."""
@@ -40,11 +37,11 @@ class PositionwiseSynthesizer(nn.Module):
     @property
     def set_gradients(self) -> object:
         """That of all positions; an MLP has none."""
-        return None if isinstance(self.each, MLPSynthesizer) else self._set_gradients
+        return self._set_gradients if isinstance(self.each, LowRankSynthesizer) else None
 
     @torch.no_grad()
     def _set_gradients(self, h: Tensor, labels: Tensor | None, grad_output: Tensor) -> None:
-        assert isinstance(self.each, LinearSynthesizer | LowRankSynthesizer)
+        assert isinstance(self.each, LowRankSynthesizer)
         self.each.set_gradients(h.flatten(0, -2), self._of_each(h, labels), grad_output.flatten(0, -2))
 
     def _of_each(self, h: Tensor, labels: Tensor | None) -> Tensor | None:
@@ -59,10 +56,10 @@ class PositionwiseSynthesizer(nn.Module):
 
 POSITIONWISE = SynthesizerSpec(
     name="positionwise",
-    help="for sequences: linear, or with hidden layers, the same at each position",
+    help="for sequences: of low rank, or with hidden layers, the same at each position",
     make=PositionwiseSynthesizer,
     takes="[*positions, features]",
     fits=lambda features: len(features) >= 2,
     layout=CHANNELS_LAST,
-    settings={"rank": None},  # linear
+    settings={"rank": None},  # by the number of features
 )

@@ -5,8 +5,9 @@ processes of their own and run free, so the same seed's error varies a little; `
 `locked` in one process: what they learn is the same, but for rounding.
 
 Each contender's rate and schedule are chosen by one training each, on a part of the training set that is held out; the test set
-is not looked at. --tuned FILE keeps these courses (time_to_accuracy.py's, too). Then each, as it was chosen, is trained on the
-whole training set, a seed a round, and evaluated once, on the test set. The difference to --beside is taken seed by seed.
+is not looked at. --tuned FILE keeps these courses (time_to_accuracy.py's, too, where --eval-every-steps is the same). Then each,
+as it was chosen, is trained on the whole training set, a seed a round, and evaluated once, on the test set. The difference to
+--beside is taken seed by seed.
 """
 
 from __future__ import annotations

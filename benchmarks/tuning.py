@@ -155,7 +155,7 @@ def add_tuning_options(parser: argparse.ArgumentParser) -> None:
         type=positive(float),
         metavar="TIMES",
         default=2.0,
-        help="learning rate of synthesizers, times the layers'; default: 2",
+        help="learning rate of synthesizers, and of auxiliary heads, times the layers'; default: 2",
     )
 
 

@@ -313,6 +313,16 @@ def test_checks_go_on_at_the_same_steps(tmp_path: Path) -> None:
     assert second.best.step in {line["step"] for line in read(tmp_path / "half") if "kind" not in line}
 
 
+def test_a_run_that_ends_after_a_check_is_not_checked_there_again(tmp_path: Path) -> None:
+    class Ends(Callback):
+        def on_gradient_check(self, check: GradientCheck) -> None:
+            raise ZeroDivisionError("enough")
+
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path, serial=True, gradient_check_every=2, callbacks=Ends())
+    assert [line["step"] for line in read(tmp_path) if "kind" in line] == [2]
+
+
 def test_data_that_is_iterated_is_checked_on_its_first_batch() -> None:
     loader = DataLoader(TensorDataset(*data()), BATCH)
     checks = fit(None, serial=True, gradient_check_every=4, train_set=loader).gradient_checks

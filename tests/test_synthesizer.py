@@ -99,17 +99,16 @@ def test_low_rank_is_a_product_through_a_code_and_a_row_of_each_label():
 def test_what_a_low_rank_synthesizer_remembers_of_a_prediction_is_not_used_when_it_has_changed():
     synthesizer, grad = trained(LowRankSynthesizer((4,), CLASSES, rank=2)), torch.randn(ROWS, 4)
     h, other = torch.randn(ROWS, 4), torch.randn(ROWS, 4)
+    others = (labels + 1) % CLASSES
 
     def gradients(*predicted):
         with torch.no_grad():
-            for one in predicted:
-                synthesizer(one, labels)
-            if predicted:
-                synthesizer.down.weight += 1
+            for one, seen in predicted:
+                synthesizer(one, seen)
         synthesizer.set_gradients(h, labels, grad)
         return synthesizer.up.weight.grad
 
-    for predicted in ((h,), (other,), (h, other)):
+    for predicted in (((h, labels),), ((h, others),), ((other, labels),), ((h, labels), (other, labels))):
         found = gradients(*predicted)
         assert torch.equal(found, gradients())
 

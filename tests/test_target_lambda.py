@@ -6,6 +6,7 @@ import copy
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from test_stage import CLASSES, SGD, nonzero_synthesizer, small_batch, small_net
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from async_dni import METHODS, Method
 from async_dni.learning.batch import Batch
 from async_dni.learning.divergence import DivergenceError
 from async_dni.learning.stage import Stage, StageSpec
@@ -25,6 +27,7 @@ from async_dni.learning.updates.habits import Habits
 from async_dni.network.partition import partition
 from async_dni.record.checkpoint import without_orphans
 from async_dni.runtime.serial import Serial
+from async_dni.runtime.upstream import Upstream
 
 CPU = torch.device("cpu")
 WIDTH = 16
@@ -290,6 +293,57 @@ def test_what_comes_after_a_worker_has_left_is_waited_for_by_nobody() -> None:
     which had gradients of the dead one's batches to send when it would have learnt from them, waited for room for ever."""
     for n in (21, 24, 27):
         run(kills={0: [n]}, is_late=True, seed=n, capacity=1, steps=6)
+
+
+def test_what_the_stage_before_has_already_is_not_sent_again_when_a_run_goes_on() -> None:
+    """Cut in a free run, stage 0 had a gradient that stage 1, by its own state, had still to send; gone on from with a lag,
+    whether stage 0 learnt from the one or the other was a race."""
+
+    def state(gradients: dict[int, Any], *deferred: int, plain: tuple[int, ...] = ()) -> dict[str, Any]:
+        pending = [{"index": index, "deferred": {}} for index in deferred] + [{"index": index} for index in plain]
+        return {"pending": pending, "gradients": gradients}
+
+    found = without_orphans([state({4: 0.0}, plain=(3, 4, 5)), state({4: 1.0, 5: 1.0}, 4, 5), state({})])
+    assert [p["index"] for p in found[0]["pending"]] == [4, 5], "nobody would send that of 3"
+    assert [(p["index"], "deferred" in p) for p in found[1]["pending"]] == [(4, False), (5, True)]
+
+
+@pytest.mark.parametrize(("last", "expected"), [(None, range(3, 10)), (7, range(8, 10)), (2, range(3, 10))])
+def test_only_what_was_not_sent_is_given_up(last: int | None, expected: range) -> None:
+    """All batches of a run so far were gone through, in time that grew with their square, with no sign of life."""
+    stage = SimpleNamespace(pending={}, is_deferring=True)
+    queue, schedule = SimpleNamespace(last_index=last), SimpleNamespace(start=3)
+    spec: Any = SimpleNamespace(gradient_out=queue, schedule=schedule, heartbeat=SimpleNamespace(step=10))
+    upstream = Upstream(spec, stage, None)  # type: ignore[arg-type]
+    upstream.give_up()
+    assert upstream._held == dict.fromkeys(expected)
+
+
+def test_a_method_that_does_not_predict_defers_nothing_and_no_cut_counts_on_it() -> None:
+    made = replace(four_specs(0.5)[0], method=replace(METHODS["cdni"], make=Guess))
+    stages = [replace(made, index=k).build(CPU) for k in range(3)]
+    assert not any(stage.is_deferring or stage.next_defers for stage in stages)
+
+
+class Guess(Method):
+    """Whatever it was made of."""
+
+    def __init__(self, parts: object) -> None:
+        pass
+
+    def now(self, h: Tensor, target: Tensor) -> Tensor:
+        return torch.zeros_like(h)
+
+
+def test_a_restored_batch_of_which_nothing_is_sent_any_more_is_let_go_by_the_stage_before() -> None:
+    """λ = 1, and then 0: what was deferred has no bootstrapped part, so nothing goes upstream."""
+    stages = four_stages(1.0)
+    serial = Serial(stages, 1)
+    serial.train(small_batch(0))
+    for stage in stages:
+        stage.target_lambda, stage.is_deferring = 0.0, False
+    serial.learn_due(1)
+    assert [list(stage.pending) for stage in stages] == [[]] * 4
 
 
 # Runs.

@@ -59,7 +59,7 @@ class ForwardPass:
         pairs = zip(filter(carries, h), grad_output, strict=True)
         roots = [(part, updater.scaled(gradient, part.dtype)) for part, gradient in pairs if part.requires_grad]
         if not roots:
-            return [torch.zeros_like(part) for part in carrying]
+            return updater.unscaled_alone([torch.zeros_like(part) for part in carrying])
         outputs, gradients = zip(*roots, strict=True)
         with matmul_precision(self.precision, device):
             found = torch.autograd.grad(outputs, carrying, gradients, materialize_grads=True)

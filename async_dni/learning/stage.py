@@ -335,7 +335,7 @@ class StageSpec:
             half=self.habits.autocast,
             output_dtypes=self.habits.output_dtypes,
             target_lambda=self.target_lambda,
-            next_defers=self.target_lambda > 0 and self.method.synthesizer and self.index < self.num_stages - 2,
+            next_defers=self.target_lambda > 0 and method.predicts and self.index < self.num_stages - 2,
         )
         if self.state is not None:
             stage.load_state_dict(to_device(self.state, device))

@@ -109,15 +109,27 @@ def _under_way(stage: dict[str, Any], same: bool) -> list[dict[str, Any]]:
     """A stage's batches whose gradients are to come; with other layers, it has nothing to send upstream of them."""
     if same:
         return list(stage["pending"])
-    return [{key: value for key, value in pending.items() if key != "deferred"} for pending in stage["pending"]]
+    return [_undeferred(pending) for pending in stage["pending"]]
+
+
+def _undeferred(pending: dict[str, Any]) -> dict[str, Any]:
+    """A batch of which nothing is to go upstream."""
+    return {key: value for key, value in pending.items() if key != "deferred"}
 
 
 def without_orphans(states: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The stages' states without the batches whose gradients are neither there nor to come from the next stage."""
+    """The stages' states without the batches whose gradients are neither there nor to come from the next stage, and without
+    what the stage before does not wait for, as it has it already: which of the two it would learn from would be chance."""
     kept: list[dict[str, Any]] = []
     coming: set[int] = set()
-    for state in reversed(states):
-        pending = [p for p in state["pending"] if p["index"] in state["gradients"] or p["index"] in coming]
+    for k in reversed(range(len(states))):
+        state, before = states[k], states[k - 1] if k else {"pending": [], "gradients": {}}
+        awaited = {p["index"] for p in before["pending"]} - before["gradients"].keys()
+        pending = [
+            p if p["index"] in awaited else _undeferred(p)
+            for p in state["pending"]
+            if p["index"] in state["gradients"] or p["index"] in coming
+        ]
         kept.append({**state, "pending": pending})
         coming = {p["index"] for p in pending if "deferred" in p}
     return kept[::-1]

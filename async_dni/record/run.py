@@ -159,6 +159,8 @@ class Run:
     def _check_gradients(
         self, checker: GradientChecker, step: int, wall_seconds: float, states: Sequence[dict[str, Any]]
     ) -> None:
+        if self.gradient_checks and self.gradient_checks[-1].step == step:
+            return  # a run that was ended after this very cut, before another batch
         with self.problems.of_evaluation(step, "gradient check"):
             check = checker.check(step, wall_seconds, states)
             self.gradient_checks.append(check)

@@ -62,8 +62,7 @@ class Gradients:
         # of a batch that a worker that died had sent, and this one has still to do again
         is_early = waits and not is_pending and index >= self.spec.heartbeat.step
         if not is_pending and not is_early:
-            if index >= self.spec.schedule.start:  # else the checkpoint had it, too
-                self.telemetry.lost()
+            self.telemetry.lost()
         elif self.spec.lag is None and not is_early:
             self._learn(index, gradient)
         elif waits:

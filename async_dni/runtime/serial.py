@@ -93,7 +93,9 @@ class Serial:
                 continue
             if waited:
                 telemetry.updated(stage.updater.made)
-            if waited or defers:
+            if defers and grad_input is None:
+                self._lose(k - 1, index)
+            elif waited or defers:
                 self._send_gradient(k, index, grad_input)
             loss = None if waited else stage.method.loss
             telemetry.learnt(newest + 1 - index, None if loss is None else float(loss))

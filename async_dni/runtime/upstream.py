@@ -26,8 +26,9 @@ class Upstream:
 
     def give_up(self) -> None:
         """The worker before this one died with what it was still to send: messages that say so go out with `flush`."""
-        is_deferring, schedule = self.stage.is_deferring, self.spec.schedule
-        done = range(schedule.start, self.spec.heartbeat.step if is_deferring else schedule.start)
+        sent = None if self.queue is None else self.queue.last_index
+        first = self.spec.schedule.start if sent is None else max(self.spec.schedule.start, sent + 1)
+        done = range(first, self.spec.heartbeat.step) if self.stage.is_deferring else ()
         self._held = dict.fromkeys([*self._held, *done])
 
     def send(self, index: int, grad_input: Gradient | None) -> None:

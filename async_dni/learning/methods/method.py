@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import Adam, AdamW, NAdam, Optimizer
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """`CrossEntropyLoss`'s signature: outputs `[batch, ...]`, targets `[batch, ...]` → a scalar, a mean over the batch."""
@@ -101,5 +101,5 @@ def rate_of_model(parts: MethodParts) -> float:
     if parts.synthesizer_lr is not None:
         return parts.synthesizer_lr
     # an Adam's learning rate suits another; that of SGD, say, is of another scale
-    lr: float = parts.optimizer.param_groups[0]["lr"] if isinstance(parts.optimizer, Adam | AdamW) else 1e-3
+    lr: float = parts.optimizer.param_groups[0]["lr"] if isinstance(parts.optimizer, Adam | AdamW | NAdam) else 1e-3
     return lr

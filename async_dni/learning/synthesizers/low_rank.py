@@ -30,13 +30,13 @@ class LowRankSynthesizer(nn.Module):
         self.rank = rank or default_rank(size)
         self.down = nn.Linear(size, self.rank, bias=False)
         self.up = zeroed(nn.Linear(self.rank + max(classes, 1), size, bias=False))
-        # of the newest prediction without autograd: h, the version of A, and h's code
-        self._newest: tuple[Tensor, int, Tensor] | None = None
+        # of the newest prediction without autograd: h, labels, and their code
+        self._newest: tuple[Tensor, Tensor | None, Tensor] | None = None
 
     def forward(self, h: Tensor, labels: Tensor | None) -> Tensor:
         """Predict `[batch, *features]`."""
         code = self._code(h.flatten(1), labels)
-        self._newest = None if torch.is_grad_enabled() else (h, self.down.weight._version, code)
+        self._newest = None if torch.is_grad_enabled() else (h, labels, code)
         prediction: Tensor = self.up(code)
         return prediction.view_as(h)
 
@@ -44,7 +44,8 @@ class LowRankSynthesizer(nn.Module):
     def set_gradients(self, h: Tensor, labels: Tensor | None, grad_output: Tensor) -> None:
         """Set the parameters' gradients to what autograd would, for the gradient of the output; without its bookkeeping."""
         flat, grad, newest, self._newest = h.flatten(1), grad_output.flatten(1), self._newest, None
-        is_known = newest is not None and newest[0] is h and newest[1] == self.down.weight._version
+        # no version of A is looked at: a fused optimizer's step changes A, and not its version
+        is_known = newest is not None and newest[0] is h and newest[1] is labels
         code = newest[2] if newest is not None and is_known else self._code(flat, labels)
         self.up.weight.grad = torch.mm(grad.t(), code)
         self.down.weight.grad = torch.mm(torch.mm(grad, self.up.weight[:, : self.rank]).t(), flat)

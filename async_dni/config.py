@@ -76,6 +76,9 @@ class TrainerConfig(Updates, Evaluations, Data, Files, Processes, Arithmetic, Sy
         if self.auxiliary_head is not None and self.auxiliary_hidden:
             allowed = "they are of the default heads, and --auxiliary-head is given; allowed: one of the two"
             raise ConfigError("auxiliary_hidden", self.auxiliary_hidden, allowed)
+        if self.target_lambda and self.workers < 3:
+            allowed = f"{self.workers} workers have no stage between others, which would mix gradients; allowed: 0.0"
+            raise ConfigError("target_lambda", self.target_lambda, allowed)
         if method.lag is not None and self.lag not in (None, method.lag):
             allowed = f"{method.name} waits for the gradient of each batch; allowed: {method.lag}"
             raise ConfigError("lag", self.lag, allowed)

@@ -75,6 +75,8 @@ def make_boundaries(job: Job, model: nn.Sequential, trial: Trial) -> list[Made]:
 
 def possible_cuts(job: Job, model: nn.Sequential) -> Sequence[int]:
     """The blocks after which a stage may end, but for the last."""
+    if job.config.workers == 1:
+        return []
     return range(len(model) - 1) if job.config.split is None else [cut - 1 for cut in job.config.split]
 
 

@@ -102,12 +102,11 @@ class Run:
 
     def _passes_over(self, step: int, kind: CutKind) -> bool:
         """Whether a cut that came for a gradient check alone is let go, as others wait before it."""
-        is_evaluated = self.eval_every and step % self.eval_every == 0
         is_behind = len(self._futures) >= MOST_WAITING and not self._futures[-MOST_WAITING].done()
-        if kind is not CutKind.MODELS or is_evaluated or not is_behind:
+        if kind is not CutKind.MODELS or not is_behind or (self.eval_every and step % self.eval_every == 0):
             return False
         rest = f"{MOST_WAITING} were waiting; see --gradient-check-every"
-        self.problems.add("gradient checks", f"the gradient check after step {step} was passed over, as {rest}")
+        self.progress.on_warning(f"the gradient check after step {step} was passed over, as {rest}")
         return True
 
     def wait(self) -> None:
@@ -182,8 +181,7 @@ class Run:
         if self.early_stopping.best is None:
             return None
         best = self.early_stopping.best.as_dict()
-        del best["confusion"]
-        return {"by": self.early_stopping.metric, **best}
+        return {"by": self.early_stopping.metric, **{name: best[name] for name in best if name != "confusion"}}
 
     def result(self, summary: dict[str, Any], interrupted: Callable[[], int | None]) -> TrainResult:
         """Wait for the evaluations, write what is left to write, and return the result.

@@ -200,7 +200,7 @@ def test_example_of_contributing_trains(here: Path) -> None:
 def test_help_lists_what_a_plugin_adds(directory: Path) -> None:
     said = launch("--plugin", "toys", "--help", cwd=directory).stdout
     assert "imitation (of a loss of each stage's own)" in " ".join(said.split())
-    assert "{convolutional,positionwise,linear,mlp,bias}" in said
+    assert "{convolutional,positionwise,low-rank,linear,mlp,bias}" in said
 
 
 def test_entry_point_of_an_installed_package_is_a_name(directory: Path) -> None:

@@ -104,8 +104,8 @@ def _identity(job: Job, model: nn.Sequential, stream: Batches, trial: Trial) -> 
         "samples": stream.samples,
         "targets_checksum": zlib.crc32(target.view(-1).view(torch.uint8).numpy().tobytes()),
         "optimizer": optimizer_name(job.optimizer, trained),
-        "synthesizer": config.synthesizer or (DEFAULTS if job.method.synthesizer and not config.hidden else None),
         "synthesizer_hidden": list(config.hidden) if job.method.synthesizer else None,
+        "synthesizer": config.synthesizer or (DEFAULTS if job.method.synthesizer and not config.hidden else None),
         "synthesizer_every": config.synthesizer_every,
         "auxiliary_hidden": list(config.auxiliary_hidden) if job.method.auxiliary_head else None,
         "autocast": config.autocast,  # what is under way between the stages has its type

@@ -187,5 +187,7 @@ def _check_own(config: TrainerConfig, synthesizer: OwnSynthesizer | None, condit
     """Raise `ConfigError` for functions of a user's own that can't go with the settings."""
     if synthesizer is not None and config.synthesizer is not None:
         raise ConfigError("synthesizer", config.synthesizer, "a function is given, too; allowed: one of the two")
+    if synthesizer is not None and not METHODS[config.method].synthesizer:
+        raise ConfigError("synthesizer", "a function", f"{config.method} has no synthesizers; allowed: none")
     if condition is not None and not METHODS[config.method].conditioned:
         raise ConfigError("condition", "a function", f"{config.method} sees nothing of the target; allowed: none")

@@ -244,3 +244,8 @@ def test_evaluations_of_a_serial_run_change_nothing_and_are_the_same_each_time()
     losses = [[evaluation.test_loss for evaluation in result.history] for result in found]
     assert losses[0] == losses[1]
     assert len(set(losses[0])) == 3
+
+
+def test_synthesizer_of_one_s_own_is_refused_where_a_method_has_none() -> None:
+    with pytest.raises(ConfigError, match="synthesizer: got a function; local has no synthesizers; allowed: none"):
+        Trainer(fcn(3, 8), workers=3, method="local", synthesizer=LinearSynthesizer)

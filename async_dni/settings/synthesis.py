@@ -53,9 +53,9 @@ class Synthesis:
     )
     target_lambda: float = option(
         0.0,
-        "BP(lambda): the share of the gradient that came back, passed back through the stage, in what goes upstream for "
-        "synthesizers to learn from, 0 to 1; 0: what the stage updated with, at once; with more, later, for another forward "
-        "pass and another gradient of the input",
+        "BP(lambda), 0 to 1, with at least 3 workers: how much of what a stage sends upstream, for the synthesizer there to "
+        "learn from, is the gradient that came back to it, rather than its own prediction; costs another forward pass and "
+        "another gradient of the input; default: 0",
         number(least=0, most=1),
     )
     synthesizer_matmul_precision: str | None = option(

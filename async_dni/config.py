@@ -65,9 +65,8 @@ class TrainerConfig(Updates, Evaluations, Data, Files, Processes, Arithmetic, Sy
     def _check_method(self, method: MethodSpec) -> None:
         """Raise `ConfigError` for settings that can't go with the method."""
         if not method.synthesizer:
-            defaults = {"synthesizer": None, "synthesizer_every": 1, "target_lambda": 0.0, "synthesizer_hidden": None}
-            for name, without in defaults.items():
-                if getattr(self, name) not in (without, ()):
+            for name, without in (("synthesizer", None), ("synthesizer_every", 1), ("target_lambda", 0.0)):
+                if getattr(self, name) != without:
                     allowed = f"{method.name} has no synthesizers; allowed: {'none' if without is None else without}"
                     raise ConfigError(name, getattr(self, name), allowed)
         if not method.auxiliary_head:

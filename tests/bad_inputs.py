@@ -217,9 +217,6 @@ SETTINGS = [
     ),
     bad("--target-lambda 1.5", "--target-lambda: got 1.5; allowed: a finite number of at least 0 and at most 1"),
     bad("--target-lambda -0.1", "--target-lambda: got -0.1; allowed: a finite number of at least 0 and at most 1"),
-    bad(
-        "--synthesizer-hidden 8 --method local", "--synthesizer-hidden: got 8; local has no synthesizers; allowed: none"
-    ),
     bad("--target-lambda 0.5 --workers 2", "--target-lambda: got 0.5; 2 workers have no stage between others"),
     bad("--target-lambda 0.5 --method delayed", "--target-lambda: got 0.5; delayed has no synthesizers; allowed: 0.0"),
     bad("--synthesizer-every 2 --method backprop", "--synthesizer-every: got 2; backprop has no synthesizers"),

@@ -21,10 +21,8 @@ from courses import Course, last_error
 from field import add_field_options, field_of, loaded
 from harness import parse_arguments, positive, report, take_turns
 from training import Setting, Training
-from tuning import Tuning, add_tuning_options, candidates, check_part, tune
+from tuning import Tuning, add_tuning_options, as_tuned, candidates, check_part, tune
 from workloads import Workload
-
-from async_dni.foundation.cores import usable_cores
 
 SCRIPT = "error_at_steps.py"
 BEGINNINGS = ("cdni (", "local (", "delayed (", "backprop (")  # where nothing else is asked for
@@ -92,11 +90,7 @@ def measure(options: argparse.Namespace) -> list[Case]:
         **workload.settings(),
         "steps": steps,
         "chosen": {name: setting.key for name, setting in chosen.items()},
-        "tuned_on": "the end of the training set, held out then; measured: trained on all of it",
-        "candidates": {name: [setting.key for setting in settings] for name, (_, settings) in entries.items()},
-        "synthesizer_lr": f"{options.synthesizer_lr:g} times the layers'",
-        "seeds": list(range(options.rounds)),
-        "cores": usable_cores(),
+        **as_tuned(options, entries),
     }
     return cases_of(workload, settings, found, options.beside, missing)
 

@@ -41,10 +41,8 @@ from courses import Course, best_rate, error_at, last_error, lowest_error, times
 from field import add_field_options, field_of, loaded
 from harness import listed, parse_arguments, positive, refuse, report, take_turns
 from training import Ours, Racer, Setting, Training
-from tuning import Courses, Tuning, add_tuning_options, candidates, check_part, tune
+from tuning import Courses, Tuning, add_tuning_options, as_tuned, candidates, check_part, tune
 from workloads import Data
-
-from async_dni.foundation.cores import usable_cores
 
 SCRIPT = "time_to_accuracy.py"
 BEGINNINGS = ("cdni (", "local (", "delayed (", "locked (")  # who takes part where nothing else is asked for
@@ -226,13 +224,8 @@ def measure(options: argparse.Namespace) -> list[Case]:
     settings = {
         **workload.settings(),
         "chosen": said,
-        "tuned_on": "the end of the training set, held out then; measured: trained on all of it",
-        "candidates": {name: [setting.key for setting in settings] for name, (_, settings) in entries.items()},
         "eval_every_steps": race.training.every,
-        "synthesizer_lr": f"{options.synthesizer_lr:g} times the layers'",
-        "seeds": list(range(options.rounds)),
-        "optimizer": "fused Adam",
-        "cores": usable_cores(),
+        **as_tuned(options, entries),
     }
     name = f"{workload.name}, batch {workload.batch_size}"
     at_best = f"{name}: each as it was tuned"

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from courses import Course, Point, lowest_error
 from harness import UnavailableError, chosen_from, listed, positive, refuse
@@ -19,6 +20,7 @@ from rich.console import Console
 from training import Locked, Racer, Setting, Training
 
 from async_dni import SCHEDULES
+from async_dni.foundation.cores import usable_cores
 from async_dni.record.run_dir import write_json
 
 Courses = dict[Setting, list[Course]]  # on the part held out, of one round; none of a contender that has no choice
@@ -118,6 +120,18 @@ def tune(
             )
     missing |= {name: "not tuned" for name, courses in found.items() if not courses and name not in missing}
     return {name: courses for name, courses in found.items() if name not in missing}, missing
+
+
+def as_tuned(options: argparse.Namespace, field: Mapping[str, tuple[Racer, Sequence[Setting]]]) -> dict[str, Any]:
+    """How contenders were tuned and measured, for the JSON file."""
+    return {
+        "tuned_on": "the end of the training set, held out then; measured: trained on all of it",
+        "candidates": {name: [setting.key for setting in settings] for name, (_, settings) in field.items()},
+        "synthesizer_lr": f"{options.synthesizer_lr:g} times the layers'",
+        "seeds": list(range(options.rounds)),
+        "optimizer": "fused Adam",
+        "cores": usable_cores(),
+    }
 
 
 def add_tuning_options(parser: argparse.ArgumentParser) -> None:

@@ -216,10 +216,26 @@ def test_positionwise_is_the_same_at_each_position(rank: int | None, seen: torch
     gradient = torch.randn_like(h)
     synthesizer(h, seen).backward(gradient)
     by_autograd = {name: parameter.grad.clone() for name, parameter in synthesizer.named_parameters()}
-    synthesizer.zero_grad()
-    synthesizer.set_gradients(h, seen, gradient)
-    for name, parameter in synthesizer.named_parameters():
-        torch.testing.assert_close(parameter.grad, by_autograd[name], msg=name)
+    for predicts in (False, True):  # before, as a method does, which is then not computed again
+        synthesizer.zero_grad()
+        with torch.no_grad():
+            synthesizer(torch.randn(4, 3, 5), seen)
+            if predicts:
+                synthesizer(h, seen)
+        synthesizer.set_gradients(h, seen, gradient)
+        for name, parameter in synthesizer.named_parameters():
+            torch.testing.assert_close(parameter.grad, by_autograd[name], msg=name)
+
+
+def test_what_positions_have_of_the_condition_is_computed_once_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    synthesizer, h, counted = PositionwiseSynthesizer((3, 5), (), 3), torch.randn(2, 3, 5), []
+    code = LowRankSynthesizer._code
+    monkeypatch.setattr(LowRankSynthesizer, "_code", lambda *given: counted.append(1) or code(*given))
+    labels = torch.tensor([0, 2])
+    with torch.no_grad():
+        synthesizer(h, labels)
+    synthesizer.set_gradients(h, labels, torch.randn(2, 3, 5))
+    assert len(counted) == 1
 
 
 def test_size_of_a_synthesizer_does_not_grow_with_positions() -> None:

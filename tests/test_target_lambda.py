@@ -124,13 +124,15 @@ def test_buffers_stay_as_they_were_and_a_waiting_graph_is_not_disturbed() -> Non
 def test_dropout_draws_again_from_the_stages_random_numbers() -> None:
     stage = middle(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Dropout(0.5)), 1.0)
     other = copy.deepcopy(stage)
-    found = []
+    found, kept = [], []
     for each in (stage, other):
         torch.manual_seed(3)
-        each.forward(middle_batch())
+        kept.append(each.forward(middle_batch()) != 0)
         each.update(0)
         found.append(each.learn(0, torch.ones(8, WIDTH)))
     assert torch.equal(*found)
+    with_the_same = 2.0 * kept[0].float() @ stage.module[0][0].weight  # what the mask of the update would give
+    assert not torch.allclose(found[0], with_the_same)
 
 
 def test_where_the_output_does_not_depend_on_the_input_zeros_go_upstream() -> None:

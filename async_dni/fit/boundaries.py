@@ -80,6 +80,14 @@ def possible_cuts(job: Job, model: nn.Sequential) -> Sequence[int]:
     return range(len(model) - 1) if job.config.split is None else [cut - 1 for cut in job.config.split]
 
 
+@contextmanager
+def weights_of(job: Job, block: int, place: int) -> Iterator[None]:
+    """Weights made inside depend on the seed, the block and the place of the part of its output, not on other cuts."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.config.seed * 1_000_003 + 1 + block + 1009 * place)
+        yield
+
+
 def _make(job: Job, model: nn.Sequential, trial: Trial, block: int, number: int) -> Made:
     name = named_blocks(model)[block][0]
     synthesizers, conditions = [], []
@@ -89,9 +97,7 @@ def _make(job: Job, model: nn.Sequential, trial: Trial, block: int, number: int)
             allowed = f"{job.method.name} synthesizes gradients a sample; allowed: integers or booleans, or the methods that wait"
             raise ConfigError("model", f"block {name!r}", f"{found}, and {allowed}")
         h = part.movedim(dim, 0)
-        # the weights depend on the seed, the block and the part, not on other cuts
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(job.config.seed * 1_000_003 + 1 + block + 1009 * place)
+        with weights_of(job, block, place):
             synthesizer, condition = _synthesizer(job, model, trial, block, h, number)
         synthesizers.append(synthesizer)
         conditions.append(condition)

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from ..config import TrainerConfig
@@ -18,7 +17,7 @@ from ..learning.methods import METHODS
 from ..learning.structure import one_or_all
 from ..network.memory import check_fits
 from ..network.trial import Trial, check_head, factory_name
-from .boundaries import Made, has_channels_first, possible_cuts
+from .boundaries import Made, has_channels_first, possible_cuts, weights_of
 from .job import Job, OwnHead
 
 
@@ -55,9 +54,7 @@ def _make(job: Job, model: nn.Sequential, trial: Trial, block: int) -> nn.Module
             heads.append(None)
             continue
         h = part.movedim(dim, 0)
-        # the weights depend on the seed, the block and the part, not on other cuts
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(job.config.seed * 1_000_003 + 1 + block + 1009 * place)
+        with weights_of(job, block, place):
             if job.auxiliary_head is None:
                 head = _default(job, model, trial, block, h)
             else:

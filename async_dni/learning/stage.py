@@ -284,9 +284,8 @@ class StageSpec:
     method: MethodSpec
     # None in the last stage, and for methods that want none; of an output of several carrying parts, an nn.ModuleList
     synthesizer: nn.Module | None
-    synthesizer_lr: (
-        float | None
-    )  # of an auxiliary head, too; None: that of the stage's optimizer, if it is an Adam, else 1e-3
+    # of an auxiliary head, too; None: that of the stage's optimizer, if it is an Adam, else 1e-3
+    synthesizer_lr: float | None
     classes: int  # of what the method sees of the target, 0 where it sees nothing
     lag: int | None = None  # None: gradients are learnt from when they come
     synthesizer_every: int = 1

@@ -90,9 +90,8 @@ def _build(spec: WorkerSpec, send_event: Callable[[object], None]) -> Worker:
                 queue.pin_memory()
     telemetry = Telemetry(spec.schedule.start, spec.heartbeat)
     worker = Worker(spec, stage, telemetry, send_event)
-    stage_rng(
-        spec.seed, spec.index
-    ).restore()  # a user's module may have drawn when it was imported, or a stage when built
+    # once more: a user's module may have drawn when it was imported, or the stage when it was built
+    stage_rng(spec.seed, spec.index).restore()
     if (snapshot := spec.snapshots.load()) is not None:
         worker.take_over(snapshot)
     elif stage_spec.state is not None:

@@ -28,10 +28,14 @@ class PositionwiseSynthesizer(nn.Module):
         self.each: nn.Module = (
             MLPSynthesizer(of_one, hidden, classes) if hidden else LowRankSynthesizer(of_one, classes, rank)
         )
+        # of the newest prediction: h and labels, and what `each` got for them, by which that remembers it
+        self._newest: tuple[Tensor, Tensor | None, Tensor, Tensor | None] | None = None
 
     def forward(self, h: Tensor, labels: Tensor | None) -> Tensor:
         """Predict `[batch, *positions, features]`."""
-        prediction: Tensor = self.each(h.flatten(0, -2), self._of_each(h, labels))
+        flat, of_each = h.flatten(0, -2), self._of_each(h, labels)
+        self._newest = None if torch.is_grad_enabled() else (h, labels, flat, of_each)
+        prediction: Tensor = self.each(flat, of_each)
         return prediction.view_as(h)
 
     @property
@@ -42,7 +46,12 @@ class PositionwiseSynthesizer(nn.Module):
     @torch.no_grad()
     def _set_gradients(self, h: Tensor, labels: Tensor | None, grad_output: Tensor) -> None:
         assert isinstance(self.each, LowRankSynthesizer)
-        self.each.set_gradients(h.flatten(0, -2), self._of_each(h, labels), grad_output.flatten(0, -2))
+        newest, self._newest = self._newest, None
+        if newest is not None and newest[0] is h and newest[1] is labels:
+            _, _, flat, of_each = newest
+        else:
+            flat, of_each = h.flatten(0, -2), self._of_each(h, labels)
+        self.each.set_gradients(flat, of_each, grad_output.flatten(0, -2))
 
     def _of_each(self, h: Tensor, labels: Tensor | None) -> Tensor | None:
         """What the synthesizer sees at each position of each sample, one after the other."""

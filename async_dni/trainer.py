@@ -149,14 +149,16 @@ class Trainer:
         """
         if getattr(current_process(), "_inheriting", False):
             sys.exit(1)  # a worker imports a script that trains when it is imported; the supervisor says so
+        self.progress.on_phase("looking at the data and the network")
         job = sized(self.job, train_set)
         prepared = prepare(job, train_set, eval_set, epochs, steps, runs)
+        self.progress.on_phase("cutting the network into stages")
         plan = make_plan(job, prepared)
         wiring = None if self.config.serial else wire(job, prepared, plan)
         interruption = interruption or Interruption()
         with interruption.handled():
             run = open_records(job, prepared, plan, settings or {}, interruption)
-            with run.open(), self.progress.running(plan.layers, prepared.stream.steps):
+            with run.open(), run.progress.running(plan.layers, prepared.stream.steps):
                 if wiring is None:
                     trained = train_in_process(job, prepared, plan, run, interruption)
                 else:

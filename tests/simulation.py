@@ -105,7 +105,11 @@ class Simulation:
         torch.manual_seed(0)
         self.stages = [self._stage(k) for k in range(plan.stages)]
         self.down, self.up, self.specs = self._connect()
-        listener = Listener(lambda: None, lambda *record: None, self._on_cut, lambda text: None, lambda states: None)
+
+        def ignored(*told: object) -> None:
+            pass
+
+        listener = Listener(ignored, ignored, self._on_cut, ignored, ignored, ignored)
         self.supervisor = Supervisor(None, self.specs, [], listener, Patience(1, 1, 1), Interruption())
         self.known = [_State(spec, None, None, 0.0) for spec in self.specs]  # type: ignore[arg-type]
         self._rng = random.Random(plan.seed)

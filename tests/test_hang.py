@@ -132,7 +132,7 @@ def watch(is_started: bool = True, timeout: float = 1.0) -> tuple[Supervisor, _S
     flags[START] = int(is_started)
     spec: Any = SimpleNamespace(index=0, heartbeat=Heartbeat(), flags=flags)
     nothing: Any = lambda *args: None  # noqa: E731
-    listener = Listener(nothing, nothing, nothing, nothing, nothing)
+    listener = Listener(nothing, nothing, nothing, nothing, nothing, nothing)
     watcher = Supervisor(None, [spec], [], listener, Patience(5.0, timeout, 0), Interruption())
     state = _State(spec, None, nothing, ready_by=1005.0, pid=1)
     killed: list[_State] = []

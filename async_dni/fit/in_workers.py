@@ -58,7 +58,8 @@ def train_in_workers(job: Job, wiring: Wiring, run: Run, interruption: Interrupt
             on_start=run.on_start,
             on_record=run.on_record,
             on_cut=run.on_cut,
-            on_warning=job.progress.on_warning,
+            on_ready=run.progress.on_ready,
+            on_restart=run.progress.on_restart,
             on_failure=partial(_salvage, job, run),
         )
         patience = Patience(config.start_timeout, config.heartbeat_timeout, config.max_restarts)

@@ -10,6 +10,8 @@ from typing import Any
 from ..learning.blocks import named_blocks
 from ..record.evaluator import Evaluator
 from ..record.gradients.checker import GradientChecker
+from ..record.journal import Journal
+from ..record.problems import Problems
 from ..record.run import Run
 from ..record.run_dir import RunDir
 from ..runtime.fork_server import end_server
@@ -31,21 +33,23 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
     if run_dir is not None:
         made = {} if checkpoint is not None else {"run_dir": run_dir.path}
         run_dir.write_config(_config(job, prepared, plan, {**settings, **made}))
+    problems = Problems(job.progress.on_warning)
+    progress = job.progress if run_dir is None else Journal(job.progress, run_dir, problems)
     if not job.config.serial and (warning := crowded(job.config)):
-        job.progress.on_warning(warning)
+        progress.on_warning(warning)
     if checkpoint is not None:
         models = "synthesizers" * job.method.synthesizer or "auxiliary heads" * job.method.auxiliary_head
         if models and (afresh := checkpoint.new_cuts(plan.split)):
-            job.progress.on_note(f"new cuts after blocks {', '.join(afresh)}: their {models} start afresh")
-        job.progress.on_note(f"going on from step {checkpoint.step}")
+            progress.on_note(f"new cuts after blocks {', '.join(afresh)}: their {models} start afresh")
+        progress.on_note(f"going on from step {checkpoint.step}")
         if note := changed_schedule(job, checkpoint.step, prepared.stream.steps, planned):
-            job.progress.on_note(note)
+            progress.on_note(note)
     return Run(
         prepared.model,
         _evaluator(job, prepared, interruption),
         _checker(prepared, plan),
         run_dir,
-        job.progress,
+        progress,
         steps=prepared.stream.steps,
         eval_every=prepared.schedule.eval_every,
         keep_checkpoints=job.config.keep_checkpoints,
@@ -60,6 +64,7 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
         end_early=interruption.end_early,
         early_stopping=prepared.early_stopping,
         callbacks=job.callbacks,
+        problems=problems,
     )
 
 

@@ -19,6 +19,28 @@ class Progress:
         """While the run goes on. `layers`: the names of each stage's blocks; `steps`: batches to come."""
         yield
 
+    def on_phase(self, text: str) -> None:
+        """What is done before the workers begin, from now on; it may take a while."""
+
+    def on_ready(self, worker: int, pid: int) -> None:
+        """A worker has built its stage, and waits for the start; or goes on at once, in the place of one that died."""
+
+    def on_begin(self) -> None:
+        """The workers begin; seconds of training count from here."""
+
+    def on_restart(self, worker: int, text: str) -> None:
+        """A worker died, and another is started in its place; a sentence says all."""
+        self.on_warning(text)
+
+    def on_checkpoint(self, step: int) -> None:
+        """A checkpoint was written, of the network after `step` batches."""
+
+    def on_evaluating(self, step: int) -> None:
+        """The network after `step` batches is evaluated now."""
+
+    def on_closed(self) -> None:
+        """All that the run leaves is written, or it failed."""
+
     def on_record(self, worker: int, record: dict[str, Any]) -> None:
         """A worker's record (`async_dni.record.telemetry`)."""
 

@@ -24,10 +24,11 @@ from .evaluate import Evaluation
 from .evaluator import Evaluator
 from .gradients.check import GradientCheck, summary_of
 from .gradients.checker import GradientChecker
+from .outcome import best_of, times_of, write_outcome
 from .problems import Problems
 from .progress import Progress
 from .result import TrainResult
-from .run_dir import RunDir, write_json
+from .run_dir import RunDir
 from .schedule import CutKind
 
 MOST_WAITING = 16  # cuts, before those that come for a gradient check alone are passed over: each holds a network
@@ -54,6 +55,7 @@ class Run:
         end_early: Callable[[], None],  # asks for an early end
         early_stopping: EarlyStopping,
         callbacks: Sequence[Callback],
+        problems: Problems,
     ) -> None:
         self.model, self.evaluator, self.checker = copy_of(model), evaluator, checker
         self.early_stopping, self.callbacks, self.end_early = early_stopping, Callbacks(callbacks, end_early), end_early
@@ -65,7 +67,7 @@ class Run:
         )
         self.steps, self.about, self.history, self.check = steps, about, list[Evaluation](), check
         self.gradient_checks: list[GradientCheck] = []
-        self.problems = Problems(progress.on_warning)
+        self.problems = problems
         self._unwritten: list[dict[str, Any]] = []  # lines of metrics.jsonl
         self._threads, self._wall_seconds, self._began = threads, wall_seconds, time.monotonic()
         self._final: tuple[int, dict[str, Tensor], dict[str, Tensor] | None] | None = None  # step, network, its average
@@ -77,12 +79,16 @@ class Run:
         """While the run goes on; what is under way is finished at the end."""
         try:
             yield
-        finally:
+        except BaseException:
             self._executor.shutdown(wait=True)
+            self.progress.on_closed()
+            raise
+        self._executor.shutdown(wait=True)
 
     def on_start(self) -> None:
         """The workers are ready, and begin."""
         self._began = time.monotonic()
+        self.progress.on_begin()
 
     def on_record(self, worker: int, record: dict[str, Any]) -> None:
         """A worker's record; under "unwritten" it says which file of the worker's could not be written, and why."""
@@ -130,6 +136,7 @@ class Run:
             checkpoint = Checkpoint.of(states, step=step, wall_seconds=wall_seconds, **self.about)
             with self.problems.of_writing(self.run_dir.checkpoints):
                 path = save_checkpoint(self.run_dir.checkpoints, checkpoint, self.keep_checkpoints)
+                self.progress.on_checkpoint(step)
                 self.callbacks.on_checkpoint(path)
         averages = {name: value for state in states for name, value in state.get("average", {}).items()}
         averaged = {**model, **averages} if any("average" in state for state in states) else None
@@ -143,6 +150,7 @@ class Run:
     def _evaluate(self, evaluator: Evaluator, step: int, wall_seconds: float, state: dict[str, Tensor]) -> None:
         if self.history and self.history[-1].step == step and evaluator.is_of(state):
             return  # a run that was ended by its last evaluation, before another batch
+        self.progress.on_evaluating(step)
         with self.problems.of_evaluation(step):
             self._keep(evaluator.evaluate(step, wall_seconds, state))
 
@@ -176,13 +184,6 @@ class Run:
                     self.run_dir.append_metrics(self._unwritten[0])
                     del self._unwritten[0]
 
-    def _best(self) -> dict[str, Any] | None:
-        """The best evaluation, and what it is the best by, for summary.json."""
-        if self.early_stopping.best is None:
-            return None
-        best = self.early_stopping.best.as_dict()
-        return {"by": self.early_stopping.metric, **{name: best[name] for name in best if name != "confusion"}}
-
     def result(self, summary: dict[str, Any], interrupted: Callable[[], int | None]) -> TrainResult:
         """Wait for the evaluations, write what is left to write, and return the result.
 
@@ -201,8 +202,11 @@ class Run:
             averaged_model = joined(copied).cpu()
         is_evaluated = bool(self.history) and self.history[-1].step == step
         error, metrics = (self.history[-1].test_error, self.history[-1].metrics) if is_evaluated else (None, {})
-        summary = {**summary, **_times(summary["workers"]), "steps": step, "test_error": error, "metrics": metrics}
-        summary |= {"best": self._best(), "ended_early": self.early_stopping.sentence if step < self.steps else None}
+        summary = {**summary, **times_of(summary["workers"]), "steps": step, "test_error": error, "metrics": metrics}
+        summary |= {
+            "best": best_of(self.early_stopping),
+            "ended_early": self.early_stopping.sentence if step < self.steps else None,
+        }
         if self.checker is not None:
             summary["gradient_checks"] = summary_of(self.gradient_checks)
         interrupted_by = interrupted()  # which may have come until now
@@ -211,13 +215,7 @@ class Run:
         if model is not self.model:
             state = model.state_dict()  # by the names of the user's own module
         if self.run_dir is not None:
-            with self.problems.of_writing(self.run_dir.model):
-                self.run_dir.write_model(state)
-            if averaged_model is not None:
-                with self.problems.of_writing(self.run_dir.averaged_model):
-                    self.run_dir.write_model(averaged_model.state_dict(), self.run_dir.averaged_model)
-            with self.problems.of_writing(self.run_dir.summary):
-                write_json(self.run_dir.summary, {**summary, "problems": self.problems.left})
+            write_outcome(self.run_dir, self.problems, state, averaged_model, summary)
         path = None if self.run_dir is None else self.run_dir.path
         result = TrainResult(
             model,
@@ -231,16 +229,6 @@ class Run:
             averaged_model,
             self.gradient_checks,
         )
+        self.progress.on_closed()
         self.callbacks.on_end(result)
         return result
-
-
-def _times(workers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """From the first batch taken to the last update made; takes these moments out of the workers' totals."""
-    started = [worker.pop("started") for worker in workers]
-    ended = [worker.pop("ended") for worker in workers]
-    began = min((moment for moment in started if moment is not None), default=0.0)
-    last = max((moment for moment in ended if moment is not None), default=began)
-    samples = workers[0]["samples"]
-    seconds = last - began
-    return {"samples": samples, "wall_seconds": seconds, "samples_per_second": samples / seconds if seconds else 0.0}

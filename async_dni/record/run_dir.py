@@ -2,6 +2,7 @@
 
 config.json            every setting as used, versions, git commit, host
 metrics.jsonl          one object an evaluation, and one a gradient check, with its "kind"
+events.jsonl           one object for each thing that happened: starts, restarts, checkpoints, warnings
 summary.json           what the run came to
 model.pt               the trained network's state dict
 model-ema.pt           the same with the average of its weights, where they were averaged
@@ -28,6 +29,8 @@ from ..foundation.cores import usable_cores
 from ..foundation.error import ConfigError
 from ..learning.precision import rounds_to_bfloat16
 from .evaluate import Evaluation
+
+SCHEMA = 1  # the form of a run directory: of its files' names, and of what is in them (async_dni/record/schemas)
 
 
 class RunDir:
@@ -57,6 +60,7 @@ class RunDir:
 
     config = property(lambda self: self.path / "config.json")
     metrics = property(lambda self: self.path / "metrics.jsonl")
+    events = property(lambda self: self.path / "events.jsonl")
     summary = property(lambda self: self.path / "summary.json")
     model = property(lambda self: self.path / "model.pt")
     averaged_model = property(lambda self: self.path / "model-ema.pt")
@@ -125,7 +129,7 @@ class RunDir:
     def write_config(self, settings: dict[str, Any]) -> None:
         """Write config.json: the settings, and what they ran on. Raises `ConfigError` where it can't be written."""
         try:
-            write_json(self.config, {**settings, "environment": environment()})
+            write_json(self.config, {"schema": SCHEMA, **settings, "environment": environment()})
         except OSError as error:
             raise ConfigError("run_dir", self.path, f"it can't be written ({error.strerror})") from None
 

@@ -68,7 +68,8 @@ class Listener:
     on_record: Callable[[int, dict[str, Any]], None]  # worker, record
     # step, the stages' states, how much these hold, whether it is the final one
     on_cut: Callable[[int, list[dict[str, Any]], CutKind, bool], None]
-    on_warning: Callable[[str], None]  # a sentence for a person
+    on_ready: Callable[[int, int], None]  # worker, its process's number
+    on_restart: Callable[[int, str], None]  # worker, a sentence for a person
     # the stages' last snapshots, step and state, all newer than the last checkpoint: what is left of a run that failed
     on_failure: Callable[[list[tuple[int, dict[str, Any]]]], None]
 
@@ -212,7 +213,7 @@ class Supervisor:
         origin = "from its beginning" if step is None else f"from the snapshot after batch {step}"
         number = f"restart {restarts + 1} of {self.patience.max_restarts}"
         self.deaths[index].append(f"{death}; it is started again {origin} ({number})")
-        self.listener.on_warning(self.deaths[index][-1])
+        self.listener.on_restart(index, self.deaths[index][-1])
         receiver, sender = self.context.Pipe(duplex=False)
         spec = replace(spec, events=sender, last_cut=worker.last_cut)
         self._workers[index] = replace(self._start(spec, receiver), last_cut=worker.last_cut)
@@ -229,6 +230,7 @@ class Supervisor:
         match event:
             case Ready(pid):
                 worker.pid = pid
+                self.listener.on_ready(index, pid)
             case Recorded(record):
                 self.listener.on_record(index, record)
             case Cut(step, kind, is_final, state):

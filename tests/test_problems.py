@@ -165,7 +165,7 @@ def test_run_goes_on_when_its_directory_is_removed(tmp_path: Path) -> None:
     result = fit(tmp_path / "run", progress)
     assert result.test_error is not None
     assert len(result.history) == 4
-    assert len(progress.warnings) == len(result.problems) == 4, "checkpoints, metrics, model, summary"
+    assert len(progress.warnings) == len(result.problems) == 5, "checkpoints, events, metrics, model, summary"
     assert all("No such file or directory" in warning for warning in progress.warnings)
 
 

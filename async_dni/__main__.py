@@ -15,9 +15,9 @@ def main(arguments: Sequence[str] | None = None, ending: Ending | None = None) -
         from . import train  # not before signals are handled: it loads torch
 
         return train.main(given[1:], "async_dni train", ending)
-    from . import look
+    from .look.main import main as look
 
-    return look.main(given)
+    return look(given)
 
 
 def script() -> None:

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
@@ -21,18 +21,12 @@ from .config import TrainerConfig
 from .experiment import ExperimentConfig
 from .foundation.error import ConfigError, reason
 from .foundation.option import words
+from .foundation.parser import Parser, cut, one_line
 from .learning.stage import OptimizerFactory
 from .record.run_dir import RunDir
 
 FLAGS = {field.name for config in (TrainerConfig, ExperimentConfig) for field in dataclasses.fields(config)}
 DESCRIPTION = "Train a network in stages, one process each, with synthetic gradients."
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, without the usage, and exits with status 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, one_line(f"{self.prog}: {message}") + "\n")
 
 
 def make_parser(prog: str, *configs: type) -> Parser:
@@ -183,14 +177,3 @@ def refuse(program: str, error: ConfigError) -> int:
     """Say what was wrong with a setting; exit status 2."""
     print(one_line(f"{program}: {flag(error.setting)}: got {cut(error.shown)}; {error.allowed}"), file=sys.stderr)
     return 2
-
-
-def one_line(text: str) -> str:
-    """Text with all that is no printable character escaped, line ends too, and cut where it is very long."""
-    escaped = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut(text, 2000))
-    return "".join(escaped)
-
-
-def cut(text: str, most: int = 500) -> str:
-    """Text without its middle where it is long."""
-    return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 :]}"

@@ -27,6 +27,7 @@ FLOORS = (
     "runtime.transport",
     "runtime",
     "fit",
+    "look",
     "",  # the faces
 )
 MOST_FACES, MOST_FILES, MOST_OF_A_FUNCTION, MOST_OF_A_CLASS = 8, 16, 50, 200

@@ -15,8 +15,10 @@ from typing import Any
 from workloads import MAPS, POSITIONS, ROWS, Workload
 
 from async_dni import METHODS, SYNTHESIZERS, ConfigError, TrainerConfig
+from async_dni.runtime.machine.compiler import no_compiler
 
 LOCKED = "backprop, same workers"
+FREE = ("cdni", "local", "delayed")  # that wait for nothing
 EVERYWHERE = (ROWS, MAPS, POSITIONS)
 _OF_KINDS: list[tuple[str, dict[str, Any], Sequence[str]]] = [
     ("cdni", {"method": "cdni"}, EVERYWHERE),
@@ -35,12 +37,20 @@ _OF_KINDS: list[tuple[str, dict[str, Any], Sequence[str]]] = [
     ("local", {"method": "local"}, EVERYWHERE),
     ("delayed", {"method": "delayed"}, EVERYWHERE),
     (LOCKED, {"method": "backprop"}, EVERYWHERE),
+    *((f"{method}, compiled", {"method": method, "compile": True}, EVERYWHERE) for method in FREE),
+    *(
+        (f"{method}, {more}channels last", {"method": method, "channels_last": True, "compile": bool(more)}, (MAPS,))
+        for method in FREE
+        for more in ("", "compiled, ")
+    ),
 ]
 
 
 def is_there(settings: Mapping[str, Any]) -> bool:
-    """Whether the package has the method, and the synthesizer."""
+    """Whether the package has the method, and the synthesizer, and the machine a compiler, where that is wanted."""
     synthesizer = settings.get("synthesizer")
+    if settings.get("compile") and no_compiler() is not None:
+        return False
     return settings["method"] in METHODS and (synthesizer is None or synthesizer.split(":")[0] in SYNTHESIZERS)
 
 

@@ -21,7 +21,7 @@ from courses import Course, last_error
 from field import add_field_options, field_of, loaded
 from harness import parse_arguments, positive, report, take_turns
 from training import Setting, Training
-from tuning import Tuning, add_tuning_options, as_tuned, candidates, check_part, tune
+from tuning import Tuning, add_tuning_options, as_tuned, candidates_of, check_part, tune
 from workloads import Workload
 
 SCRIPT = "error_at_steps.py"
@@ -71,19 +71,15 @@ def measure(options: argparse.Namespace) -> list[Case]:
     field = field_of(SCRIPT, options, workload, data, BEGINNINGS)
     steps = (options.steps or [workload.steps])[0]
     every = options.eval_every_steps or steps
-    rates = options.learning_rates or workload.learning_rates
-    schedules = options.schedules or ["constant", "onecycle"]
-    ours = candidates(rates, schedules, [steps])
-    locked = candidates(options.locked_learning_rates or rates, schedules, [steps])
-    entries = {name: (one, locked if one.is_locked else ours) for name, one in field.items()}
-    tuning = Tuning(Training(workload, data.held_out(), every, options.synthesizer_lr), options.tuned)
+    entries = {name: (one, candidates_of(one, options, workload, [steps])) for name, one in field.items()}
+    tuning = Tuning(Training(workload, data.held_out(), every), options.tuned)
     tuned, missing = tune(tuning, entries, options.tuning_seconds)
     if options.part == "tune":
         return []
     chosen = choose(tuned)
     for name, setting in chosen.items():
         print(f"chosen: {name}: {setting.key}")
-    training = Training(workload, data, every, options.synthesizer_lr)
+    training = Training(workload, data, every)
     turns = {s.named(name): partial(field[name].train, training, s) for name, s in chosen.items()}
     found = take_turns(workload.name, turns, options.rounds)
     settings = {

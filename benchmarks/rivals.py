@@ -6,8 +6,6 @@ Functions that take a rank are a process's entry, for `ranks.run_ranks`. `result
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -105,13 +103,6 @@ class Plain:
     def laid_out(self, x: Tensor) -> Tensor:
         """A batch as its layers want it."""
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
-
-
-def no_compiler() -> str | None:
-    """Why torch.compile can't be used here, if that is so."""
-    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
-    found = any(shutil.which(compiler) for compiler in compilers)
-    return None if found else f"torch.compile needs a C++ compiler; there is no {' or '.join(compilers)}"
 
 
 def locked(rank: int, results: Any, job: Job, plain: Plain) -> None:

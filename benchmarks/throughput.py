@@ -66,6 +66,7 @@ from async_dni.data.stream import BatchStream
 from async_dni.foundation.cores import usable_cores
 from async_dni.learning.precision import MATMUL_PRECISIONS
 from async_dni.learning.stage import StageSpec
+from async_dni.runtime.machine.compiler import no_compiler
 
 THROUGHPUT = Metric("throughput", "samples/s")
 COMPUTING = "computing"  # of a stage, in milliseconds a batch
@@ -189,7 +190,7 @@ class Bench:
 
     def _locked(self, plain: Plain) -> Callable[[int], Measured]:
         def train(steps: int) -> Measured:
-            if plain.compiled and (reason := rivals.no_compiler()) is not None:
+            if plain.compiled and (reason := no_compiler()) is not None:
                 raise UnavailableError(reason)
             return {THROUGHPUT: self._run(rivals.locked, 1, (self._job(steps, plain.threads), plain))}
 

@@ -5,7 +5,7 @@ The same network (--workload), batches, initial weights, seeds and optimizer (fu
   cdni, delayed, …      stages in so many processes of their own (benchmarks/contenders.py has them, and --contender adds
                         one), cuts balanced by measured cost. The cores are the same for all contenders: where there are
                         more workers than cores, they share them. Layers are float32 everywhere; synthesizers learn at
-                        --synthesizer-lr times the layers' learning rate
+                        --synthesizer-lr times the layers' learning rate, which is tuned where several are given
   locked (N threads)    backprop in one process, a plain loop; compiled by torch.compile, too, and with channels last, if
                         --contenders names that. It is given --locked-steps, several times as many steps as ours
 
@@ -41,7 +41,7 @@ from courses import Course, best_rate, error_at, last_error, lowest_error, times
 from field import add_field_options, field_of, loaded
 from harness import listed, parse_arguments, positive, refuse, report, take_turns
 from training import Ours, Racer, Setting, Training
-from tuning import Courses, Tuning, add_tuning_options, as_tuned, candidates, check_part, tune
+from tuning import Courses, Tuning, add_tuning_options, as_tuned, candidates_of, check_part, tune
 from workloads import Data
 
 SCRIPT = "time_to_accuracy.py"
@@ -102,7 +102,7 @@ class Race:
 
     def measure(self, chosen: Chosen, rounds: int) -> Measured:
         """All that was chosen, in rounds, on the whole training set and the test set."""
-        training = Training(self.training.workload, self.data, self.training.every, self.training.synthesizer_lr)
+        training = Training(self.training.workload, self.data, self.training.every)
         entries = dict.fromkeys((name, setting) for name, by_aim in chosen.items() for setting in by_aim.values())
         turns = {f"{n}, {s.key}": partial(self.field[n].train, training, s) for n, s in entries}
         found = take_turns(self.training.workload.name, turns, rounds)
@@ -191,17 +191,14 @@ def make_race(options: argparse.Namespace) -> tuple[Race, dict[str, tuple[Racer,
     if options.target_of_locked is not None and not any(one for one in field.values() if not isinstance(one, Ours)):
         refuse(SCRIPT, "--target-of-locked", options.target_of_locked, "with a locked contender")
     steps = options.steps or [workload.steps]
-    rates = options.learning_rates or workload.learning_rates
-    schedules = options.schedules or ["constant", "onecycle"]
     locked_steps = options.locked_steps or [n * max(steps) for n in (1, 2, 4)]
     if options.target_of_locked is not None:  # the best that it can be at that step may be a schedule that ends there
         locked_steps = sorted({*locked_steps, options.target_of_locked})
-    of_ours = candidates(rates, schedules, steps)
-    of_locked = candidates(options.locked_learning_rates or rates, schedules, locked_steps)
     every = options.eval_every_steps or max(1, max(steps) // 25)
-    training = Training(workload, data.held_out(), every, options.synthesizer_lr)
+    training = Training(workload, data.held_out(), every)
     entries: dict[str, tuple[Racer, Sequence[Setting]]] = {
-        name: (one, of_ours if isinstance(one, Ours) else of_locked) for name, one in field.items()
+        name: (one, candidates_of(one, options, workload, steps if isinstance(one, Ours) else locked_steps))
+        for name, one in field.items()
     }
     return Race(training, data, field, aims), entries
 

@@ -18,14 +18,15 @@ import torch
 from courses import Course, Point
 from harness import UnavailableError, fit
 from ranks import run_ranks
-from rivals import Plain, no_compiler
+from rivals import Plain
 from torch import Tensor, nn
 from weight_history import keeping, replay
 from workloads import Data, Workload
 
-from async_dni import SCHEDULES, Trainer, WorkerError
+from async_dni import METHODS, SCHEDULES, Trainer, WorkerError
 from async_dni.data.stream import BatchStream
 from async_dni.foundation.cores import usable_cores
+from async_dni.runtime.machine.compiler import no_compiler
 
 TIMEOUT = 6 * 3600.0  # seconds that a locked process may take
 
@@ -37,15 +38,22 @@ class Setting:
     lr: float
     schedule: str
     steps: int  # batches
+    times: float | None = None  # the layers' learning rate, for the models beside them; None: there are none
 
     def named(self, contender: str) -> str:
         """A contender with it."""
-        return f"{contender}, lr {self.lr:g}" + (f", {self.schedule}" if self.schedule != "constant" else "")
+        return (
+            f"{contender}, lr {self.lr:g}" + (f", {self.schedule}" if self.schedule != "constant" else "") + self._own
+        )
+
+    @property
+    def _own(self) -> str:
+        return "" if self.times is None else f", models' lr ×{self.times:g}"
 
     @property
     def key(self) -> str:
         """All of it."""
-        return f"lr {self.lr:g}, {self.schedule}, {self.steps} steps"
+        return f"lr {self.lr:g}, {self.schedule}, {self.steps} steps{self._own}"
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,6 @@ class Training:
     workload: Workload
     data: Data  # the network is trained on its training set, and evaluated on its test set
     every: int  # batches, from snapshot to snapshot
-    synthesizer_lr: float  # times the layers'
 
     def snapshots(self, steps: int) -> list[int]:
         """The batches before which weights are kept: the last time after all steps."""
@@ -72,7 +79,17 @@ class Ours:
 
     workers: int
     settings: Mapping[str, Any]  # of Trainer
-    is_locked: bool = False  # backprop: each stage waits for its gradient
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether each stage waits for its gradient."""
+        return METHODS[self.settings["method"]].lag == 1
+
+    @property
+    def has_models(self) -> bool:
+        """Whether there are models beside the layers: synthesizers, auxiliary heads."""
+        method = METHODS[self.settings["method"]]
+        return method.synthesizer or method.auxiliary_head
 
     def trainer(self, training: Training, setting: Setting, seed: int) -> Trainer:
         """With its settings."""
@@ -81,7 +98,7 @@ class Ours:
             "workers": self.workers,
             "batch_size": training.workload.batch_size,
             "seed": seed,
-            "synthesizer_lr": training.synthesizer_lr * setting.lr,
+            "synthesizer_lr": None if setting.times is None else setting.times * setting.lr,
             "lr_schedule": setting.schedule,
             "threads_per_worker": max(1, usable_cores() // self.workers),
             "device_map": "cpu",
@@ -108,7 +125,7 @@ class Locked:
     """One fresh process."""
 
     plain: Plain
-    is_locked = True
+    is_locked, has_models = True, False
 
     def train(self, training: Training, setting: Setting, seed: int) -> Course:
         """From a seed. Raises `UnavailableError` where it is to be compiled and can't be."""
@@ -157,7 +174,7 @@ def racers(
         for count in workers:
             if count <= blocks:
                 word = name.split(", same")[0].replace(",", "")  # names are separated by commas
-                found[f"{word} ({count} workers)"] = Ours(count, settings, settings["method"] == "backprop")
+                found[f"{word} ({count} workers)"] = Ours(count, settings)
     layouts = (False, True) if workload.kind == "maps" else (False,)
     for threads in sorted({1, usable_cores()}):
         for compiled in (False, True):

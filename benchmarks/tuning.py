@@ -18,6 +18,7 @@ from courses import Course, Point, lowest_error
 from harness import UnavailableError, chosen_from, listed, positive, refuse
 from rich.console import Console
 from training import Locked, Racer, Setting, Training
+from workloads import Workload
 
 from async_dni import SCHEDULES
 from async_dni.foundation.cores import usable_cores
@@ -47,9 +48,7 @@ class Tuning:
         if isinstance(racer, Locked):
             return f"{what}: {racer.plain}: {setting.key}"
         own = ", ".join(f"{name}={value}" for name, value in sorted(racer.settings.items()))
-        return (
-            f"{what}: {own}, {racer.workers} workers, synthesizer lr {training.synthesizer_lr:g} times: {setting.key}"
-        )
+        return f"{what}: {own}, {racer.workers} workers: {setting.key}"
 
     def course(self, racer: Racer, setting: Setting) -> Course:
         """Of one training, the file's where it is there."""
@@ -67,14 +66,26 @@ class Tuning:
         }
 
 
-def candidates(rates: Sequence[float], schedules: Sequence[str], steps: Sequence[int]) -> list[Setting]:
+def candidates(
+    rates: Sequence[float], schedules: Sequence[str], steps: Sequence[int], times: Sequence[float | None] = (None,)
+) -> list[Setting]:
     """All that may be chosen. A constant rate does not depend on how long it goes on, so it has the most steps only."""
     return [
-        Setting(lr, schedule, count)
+        Setting(lr, schedule, count, each)
         for schedule in schedules
         for lr in rates
         for count in ([max(steps)] if schedule == "constant" else steps)
+        for each in times
     ]
+
+
+def candidates_of(racer: Racer, options: argparse.Namespace, workload: Workload, steps: Sequence[int]) -> list[Setting]:
+    """A contender's, as the options say."""
+    rates = options.learning_rates or workload.learning_rates
+    if racer.is_locked:
+        rates = options.locked_learning_rates or rates
+    times = options.synthesizer_lr if racer.has_models else (None,)
+    return candidates(rates, options.schedules or ["constant", "onecycle"], steps, times)
 
 
 def tune(
@@ -127,7 +138,6 @@ def as_tuned(options: argparse.Namespace, field: Mapping[str, tuple[Racer, Seque
     return {
         "tuned_on": "the end of the training set, held out then; measured: trained on all of it",
         "candidates": {name: [setting.key for setting in settings] for name, (_, settings) in field.items()},
-        "synthesizer_lr": f"{options.synthesizer_lr:g} times the layers'",
         "seeds": list(range(options.rounds)),
         "optimizer": "fused Adam",
         "cores": usable_cores(),
@@ -166,10 +176,10 @@ def add_tuning_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--synthesizer-lr",
-        type=positive(float),
+        type=numbers,
         metavar="TIMES",
-        default=2.0,
-        help="learning rate of synthesizers, and of auxiliary heads, times the layers'; default: 2",
+        default=[2.0],
+        help="candidates for the learning rate of synthesizers, and of auxiliary heads, times the layers'; default: 2",
     )
 
 

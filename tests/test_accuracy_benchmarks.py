@@ -108,7 +108,11 @@ def test_time_to_accuracy(tmp_path: Path) -> None:
     harness.check(content)
     by_metric = {case["metric"]: case for case in content["cases"] if "as it was tuned" not in case["name"]}
     # 3 layers can't be cut for 4 workers
-    names = {"cdni (2 workers), lr 0.001", "cdni (3 workers), lr 0.001", "locked (1 thread), lr 0.001"}
+    names = {
+        "cdni (2 workers), lr 0.001, models' lr ×2",
+        "cdni (3 workers), lr 0.001, models' lr ×2",
+        "locked (1 thread), lr 0.001",
+    }
     reached, missed = by_metric["time to 95 %"], by_metric["time to 0.001 %"]
     assert set(reached["contenders"]) == names
     assert missed["missing"] == dict.fromkeys(names, "not reached")
@@ -127,8 +131,8 @@ def test_a_contenders_settings_are_those_of_its_training(benchmark: Any) -> None
     )
     field = training.racers(workload, [2, 3, 4], 3, contenders.named(workload, more))
     assert not any("(4 workers)" in name for name in field), "3 blocks can't be cut for 4"
-    does = training.Training(workload, workload.load(), 5, 3.0)
-    setting = training.Setting(1e-3, "onecycle", 10)
+    does = training.Training(workload, workload.load(), 5)
+    setting = training.Setting(1e-3, "onecycle", 10, 3.0)
     made = {name: one.trainer(does, setting, 7).config for name, one in field.items() if isinstance(one, training.Ours)}
     assert {made[name].workers for name in made if "(3 workers)" in name} == {3}
     assert {config.method for name, config in made.items() if name.startswith("cdni")} == {"cdni"}
@@ -162,7 +166,7 @@ def test_a_locked_course_is_that_of_plain_training(benchmark: Any) -> None:
     training, workloads, rivals = map(benchmark, ("training", "workloads", "rivals"))
     workload = dataclasses.replace(workloads.WORKLOADS["3x256"], network=partial(fcn, 3, 16), batch_size=300)
     data = workload.load().first(1000, 200)  # the last batch of an epoch is of 100
-    does = training.Training(workload, data, 3, 1.0)
+    does = training.Training(workload, data, 3)
     sent: list[Any] = []
     threads = torch.get_num_threads()
     try:
@@ -221,7 +225,7 @@ class Toy:
 def tuning_of(benchmark: Any, path: Path | None) -> Any:
     training, workloads, tuning = map(benchmark, ("training", "workloads", "tuning"))
     workload = workloads.WORKLOADS["3x256"]
-    return tuning.Tuning(training.Training(workload, workload.load(), 10, 2.0), path)
+    return tuning.Tuning(training.Training(workload, workload.load(), 10), path)
 
 
 def test_tuning_keeps_its_courses_and_goes_on(benchmark: Any, tmp_path: Path) -> None:
@@ -229,6 +233,7 @@ def test_tuning_keeps_its_courses_and_goes_on(benchmark: Any, tmp_path: Path) ->
     settings = tuning.candidates([1e-3, 1e-2, 1e-1], ["constant"], [10, 20])
     assert [(setting.lr, setting.steps) for setting in settings] == [(1e-3, 20), (1e-2, 20), (1e-1, 20)]
     assert len(tuning.candidates([1e-3], ["constant", "cosine"], [10, 20])) == 3
+    assert len(tuning.candidates([1e-3], ["constant", "cosine"], [10, 20], [1.0, 2.0])) == 6
     toy = Toy({1e-3: (90, 5), 1e-2: (90, 3), 1e-1: ()})
     path = tmp_path / "tuned.json"
     found, missing = tuning.tune(tuning_of(benchmark, path), {"toy": (toy, settings)}, float("inf"))
@@ -249,7 +254,7 @@ def test_tuning_keeps_its_courses_and_goes_on(benchmark: Any, tmp_path: Path) ->
 def test_a_race_is_chosen_on_what_is_held_out_and_locked_sets_a_target(benchmark: Any) -> None:
     race_of, training, workloads, rivals = map(benchmark, ("time_to_accuracy", "training", "workloads", "rivals"))
     workload = workloads.WORKLOADS["3x256"]
-    does = training.Training(workload, workload.load(), 10, 2.0)
+    does = training.Training(workload, workload.load(), 10)
     slow, fast = training.Setting(1e-3, "constant", 30), training.Setting(1e-2, "constant", 30)
     aims = [race_of.Aim(10.0), race_of.Aim(step=20)]
     ours = training.Ours(2, {"method": "cdni"})

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from ..data.samples import refused
@@ -47,7 +48,7 @@ def make_plan(job: Job, prepared: Prepared) -> Plan:
     outputs, checkpoint = prepared.trial.outputs, prepared.checkpoint
     trial = prepared.trial if job.config.autocast is None else in_float32(prepared.trial)
     prepared = dataclasses.replace(prepared, trial=trial)
-    model = trained_copy(prepared.model)
+    model = trained_copy(prepared.model, job.config.channels_last)
     made = with_heads(job, model, trial, make_boundaries(job, model, trial))
     spec = _any_stage(job, model, prepared)
     split = _split(job, spec, made, prepared)
@@ -65,6 +66,7 @@ def make_plan(job: Job, prepared: Prepared) -> Plan:
             state=states[k],
             input_layout=layout_of(inputs[k]),
             habits=habits[k].typed(outputs[lasts[k]]),
+            compiled_for=mapped(torch.zeros_like, inputs[k]) if job.config.compile else None,
         )
         for k, module in enumerate(partition(model, split))
     ]
@@ -85,10 +87,12 @@ def in_float32(trial: Trial) -> Trial:
     return dataclasses.replace(trial, outputs=outputs)
 
 
-def trained_copy(model: nn.Sequential) -> nn.Sequential:
+def trained_copy(model: nn.Sequential, channels_last: bool = False) -> nn.Sequential:
     """A copy for training. A network in evaluation mode as a whole is put into training mode; blocks of one that is not
     stay as they are, so that what a user has frozen stays so."""
     copied = copy_of(model)
+    if channels_last:
+        copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return copied if model.training else copied.train()
 
 

@@ -24,6 +24,7 @@ from ..record.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from ..record.early_stopping import EarlyStopping
 from ..record.run_dir import RunDir
 from ..record.schedule import Schedule
+from ..runtime.machine.compiler import no_compiler
 from .job import Job
 from .metrics import make_early_stopping, make_metrics
 from .stream import make_eval_set, make_stream
@@ -54,6 +55,8 @@ def prepare(
     runs: Path | None,
 ) -> Prepared:
     """Look at everything that is given. Raises `ConfigError`."""
+    if job.config.compile and "cpu" in job.devices and (reason := no_compiler()) is not None:
+        raise ConfigError("compile", True, reason)
     stream = make_stream(job, train_set, epochs, steps)
     dataset = make_eval_set(job, eval_set)
     run_dir = find_run_dir(job.config, runs)

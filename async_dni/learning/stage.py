@@ -18,13 +18,11 @@ With `target_lambda` λ > 0, BP(λ), a stage that predicts sends nothing upstrea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import Optimizer
 
 from .autocast import autocast
@@ -85,7 +83,7 @@ class Stage:
         self.gradients, self.synthesizer_every, self.clip_grad_norm = gradients, synthesizer_every, clip_grad_norm
         self.checks_gradients = checks_gradients or clip_grad_norm is not None
         self.half, self.precision = half, precision
-        self.forward_pass = ForwardPass(module, precision, half, output_dtypes)
+        self.forward_pass = ForwardPass(module, precision, half, output_dtypes, is_late=method.late)
         self.module, self.optimizer, self.method = module, optimizer, method
         self.is_first, self.is_last = is_first, is_last
         self.pending: dict[int, Pending] = {}  # by batch index, oldest first
@@ -104,10 +102,8 @@ class Stage:
         sends = self.sends_gradient(batch.index) and not (self.is_deferring and self.target_lambda == 1)
         x = [part.detach().requires_grad_() if sends and carries(part) else part for part in parts_of(batch.x)]
         buffers = [buffer.clone() for buffer in self._buffers]
-        late = present_weights(self.module) if self.method.late else nullcontext()
         device = batch.target.device
-        with late:
-            out, layout = self.forward_pass(x, layout_of(batch.x), device)
+        out, layout = self.forward_pass(x, layout_of(batch.x), device)
         theirs = {part.untyped_storage().data_ptr() for part in x}  # h is kept for longer than x
         h = [part.clone() if part.untyped_storage().data_ptr() in theirs else part for part in out]
         self.output = together([part.detach() for part in h], layout)
@@ -249,29 +245,6 @@ class Stage:
             self.updater.average.load_state_dict(state.get("average", {}))
 
 
-def present_weights(module: nn.Module) -> saved_tensors_hooks:
-    """Lets a backward pass run after the weights were changed, with the weights as they are then.
-
-    Autograd keeps references to the weights, not copies, and refuses them when they were changed in place since. A graph
-    made under this context takes the module's weights as they are, and its buffers (a batch norm's statistics, which a
-    snapshot that is restored changes too): nothing is copied and nothing computed twice. All else that autograd keeps is
-    still refused when it was changed.
-    """
-    weights = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
-
-    def pack(tensor: Tensor) -> tuple[Tensor, int | None]:
-        is_weight = tensor.untyped_storage().data_ptr() in weights
-        return tensor.detach(), None if is_weight else tensor._version
-
-    def unpack(packed: tuple[Tensor, int | None]) -> Tensor:
-        tensor, version = packed
-        if version is not None and tensor._version != version:
-            raise RuntimeError("a layer changed in place a tensor that its backward pass needs")
-        return tensor
-
-    return saved_tensors_hooks(pack, unpack)
-
-
 @dataclass(frozen=True)
 class StageSpec:
     """All that a stage is made from; picklable, so that it can be made in another process."""
@@ -300,6 +273,7 @@ class StageSpec:
     dims: Sequence[int] = (0,)  # which dimension of each carrying part of the output counts the samples
     input_layout: Any = None  # of what the stage takes (`structure.layout_of`)
     auxiliary_head: nn.Module | None = None  # None in the last stage, and for methods that want none
+    compiled_for: Structure = None  # an input, where torch.compile is to make code of the layers
 
     @property
     def has_models(self) -> bool:
@@ -336,6 +310,9 @@ class StageSpec:
             target_lambda=self.target_lambda,
             next_defers=self.target_lambda > 0 and method.predicts and self.index < self.num_stages - 2,
         )
+        if self.compiled_for is not None:
+            x = [part.to(device) for part in parts_of(self.compiled_for)]
+            stage.forward_pass.compile(x, layout_of(self.compiled_for), device, sends=stage.sends_gradient(0))
         if self.state is not None:
             stage.load_state_dict(to_device(self.state, device))
         return stage

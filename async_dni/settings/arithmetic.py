@@ -29,6 +29,16 @@ class Arithmetic:
         one_of(AUTOCAST_TYPES),
         choices=AUTOCAST_TYPES,
     )
+    compile: bool = option(
+        False,
+        "let torch.compile make code of each stage's layers, in its worker, before the first batch; needs a C++ compiler",
+        action="store_true",
+    )
+    channels_last: bool = option(
+        False,
+        "keep the weights of convolutions, and so what they put out, in PyTorch's channels-last memory format",
+        action="store_true",
+    )
     on_divergence: str = option(
         "stop",
         "when a loss, gradient or output is not finite: end the run (stop), pass over the update (skip), or take up the "

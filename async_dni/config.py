@@ -9,6 +9,7 @@ from pathlib import Path
 from .foundation.error import ConfigError
 from .foundation.option import Checked
 from .foundation.reference import resolved
+from .foundation.steps import read_profile
 from .learning.methods import METHODS, MethodSpec
 from .learning.synthesizers import SynthesizerChoice, synthesizer_choices
 from .settings.arithmetic import Arithmetic
@@ -59,8 +60,17 @@ class TrainerConfig(Updates, Evaluations, Data, Files, Processes, Arithmetic, Sy
             raise ConfigError(
                 "on_divergence", "restore", "there is nothing to restore; allowed with --snapshot-every 0: stop, skip"
             )
+        if self.profile is not None:
+            self._check_profile(self.profile)
         if self.resume is not None and self.run_dir is not None:
             raise ConfigError("run_dir", self.run_dir, f"a resumed run goes on in its own directory, {self.resume}")
+
+    def _check_profile(self, profile: str) -> None:
+        """Raise `ConfigError` for a profile of a worker that isn't there."""
+        if self.serial:
+            raise ConfigError("profile", profile, "one process has no workers; allowed with --serial: none")
+        if read_profile(profile)[0] >= self.workers:
+            raise ConfigError("profile", profile, f"{self.workers} workers are stages 0 to {self.workers - 1}")
 
     def _check_method(self, method: MethodSpec) -> None:
         """Raise `ConfigError` for settings that can't go with the method."""

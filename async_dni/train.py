@@ -21,15 +21,13 @@ from .experiment import ExperimentConfig
 from .foundation.error import ConfigError
 from .learning.divergence import DivergenceError
 from .network.named_model import Offered, load_maker, make_named
-from .record.progress import Progress
 from .record.result import TrainResult
 from .runtime.machine.ending import LOST, Ending
 from .runtime.machine.interruption import Interruption
 from .runtime.supervisor import WorkerError
 from .trainer import Trainer
-from .view.live import LiveProgress
+from .view.choice import make_progress
 from .view.output import lasting_output
-from .view.plain import PlainProgress
 from .view.summary import print_summary
 
 
@@ -77,12 +75,12 @@ def _fit(
     config: TrainerConfig, experiment: ExperimentConfig, console: Console, interruption: Interruption
 ) -> TrainResult:
     """Read the data, make the network, train."""
+    progress = make_progress(None if experiment.quiet else "auto", console)
+    progress.on_phase("reading the data")
     maker = load_maker(experiment.model)
     train_set, test_set, offered = _data(experiment)
     torch.manual_seed(config.seed)
     model = make_named(experiment.model, maker, experiment.model_flags, experiment.model_arguments, offered)
-    show = LiveProgress if console.is_terminal else PlainProgress
-    progress = Progress() if experiment.quiet else show(console)
     trainer = Trainer(model, config, optimizer=make_optimizer(experiment), progress=progress)
     return trainer.fit(
         train_set,

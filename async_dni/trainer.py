@@ -37,6 +37,7 @@ from .record.progress import Progress
 from .record.result import TrainResult
 from .runtime.machine.device import assign_devices
 from .runtime.machine.interruption import Interruption
+from .view.choice import make_progress
 
 
 class Trainer:
@@ -58,6 +59,8 @@ class Trainer:
     `scheduler`: called with each stage's optimizer; what it makes is stepped once a batch, so that the rate is a function of
     the batch index. `param_groups`: called with a stage's layers, whose parameters have their names in the network; returns
     groups as optimizers take them: `[{"params": […], "weight_decay": 0.0}, …]`.
+    `progress`: what shows the run while it goes on; None: nothing. "auto": a picture in a notebook or on a terminal, else
+    lines; "live", "plain", "notebook": that.
     `callbacks`: told of the run while it goes on (`async_dni.Callback`).
     Model, optimizer, loss, synthesizers and heads are sent to other processes, so they must be picklable.
 
@@ -78,7 +81,7 @@ class Trainer:
         callbacks: Sequence[Callback] | Callback = (),
         scheduler: SchedulerFactory | None = None,
         param_groups: ParamGroups | None = None,
-        progress: Progress | None = None,
+        progress: Progress | str | None = None,
         **settings: Any,
     ) -> None:
         unknown = set(settings) - {field.name for field in dataclasses.fields(TrainerConfig)}
@@ -100,7 +103,7 @@ class Trainer:
         devices = assign_devices(self.config.device_map, self.config.workers)
         self.devices = ["cpu"] * len(devices) if self.config.serial else devices
         self.model, self.optimizer, self.loss_fn = network, optimizer, loss_fn or nn.CrossEntropyLoss()
-        self.synthesizer, self.condition, self.progress = synthesizer, condition, progress or Progress()
+        self.synthesizer, self.condition, self.progress = synthesizer, condition, make_progress(progress)
         self.metrics = dict(metrics or {})
         self.scheduler, self.param_groups = scheduler, param_groups
 

@@ -15,6 +15,7 @@ from ..config import TrainerConfig
 from ..data.batches import Batches
 from ..data.samples import refused
 from ..foundation.error import ConfigError
+from ..foundation.steps import Steps, read_profile
 from ..learning.autocast import autocast
 from ..learning.structure import mapped
 from ..learning.synthesizers import DEFAULTS
@@ -65,6 +66,7 @@ def prepare(
         trial = try_out(model, job.loss_fn, job.method, stream, dataset, job.condition)
     identity = _identity(job, model, stream, trial)
     checkpoint = _checkpoint(job, model, stream, identity)
+    _check_traced(job.config, stream, run_dir)
     schedule = _schedule(job.config, stream, checkpoint, evaluates=dataset is not None)
     metrics = make_metrics(job, trial, dataset)
     early_stopping = make_early_stopping(job, trial, metrics, dataset)
@@ -95,6 +97,17 @@ def find_run_dir(config: TrainerConfig, runs: Path | None) -> RunDir | None:
         return None
     run_dir.check()
     return run_dir
+
+
+def _check_traced(config: TrainerConfig, stream: Batches, run_dir: RunDir | None) -> None:
+    """Raise `ConfigError` for steps to look at that are never made, or with no place to write what is found."""
+    steps = {} if config.trace_steps is None else {"trace_steps": Steps.read(config.trace_steps)}
+    steps |= {} if config.profile is None else {"profile": read_profile(config.profile)[1]}
+    for name, looked_at in steps.items():
+        if run_dir is None:
+            raise ConfigError(name, getattr(config, name), "it is written to the run directory; allowed with run_dir")
+        if looked_at.last > stream.steps:
+            raise ConfigError(name, getattr(config, name), f"the run has {stream.steps} batches; allowed: up to that")
 
 
 def _identity(job: Job, model: nn.Sequential, stream: Batches, trial: Trial) -> dict[str, Any]:

@@ -30,11 +30,13 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
         run_dir.create(resuming=checkpoint is not None)
     interruption.discard = partial(_discard, run_dir)  # the directory is ours now
     planned = None if run_dir is None or checkpoint is None else run_dir.planned_steps()
+    config = _config(job, prepared, plan, settings)
     if run_dir is not None:
         made = {} if checkpoint is not None else {"run_dir": run_dir.path}
-        run_dir.write_config(_config(job, prepared, plan, {**settings, **made}))
+        run_dir.write_config({**config, **made})
     problems = Problems(job.progress.on_warning)
-    progress = job.progress if run_dir is None else Journal(job.progress, run_dir, problems)
+    progress = job.progress if run_dir is None else Journal(job.progress, run_dir, problems, prepared.schedule.start)
+    progress.on_config(config)
     if not job.config.serial and (warning := crowded(job.config)):
         progress.on_warning(warning)
     if checkpoint is not None:
@@ -65,6 +67,7 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
         early_stopping=prepared.early_stopping,
         callbacks=job.callbacks,
         problems=problems,
+        traces=job.config.trace_steps is not None,
     )
 
 

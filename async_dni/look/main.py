@@ -12,8 +12,10 @@ from ..foundation.parser import Parser, cut, one_line
 from ..view.output import lasting_output
 from .checkpoint import CHECKPOINT
 from .summary import SUMMARY
+from .trace import TRACE
+from .watch import WATCH
 
-COMMANDS = (SUMMARY, CHECKPOINT)
+COMMANDS = (SUMMARY, CHECKPOINT, TRACE, WATCH)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,18 +21,22 @@ from .run_dir import RunDir, append_json_line
 class Journal(Progress):
     """Keeps what is told of a run, but for records and evaluations, which have files of their own, and tells it on."""
 
-    def __init__(self, shown: Progress, run_dir: RunDir, problems: Problems) -> None:
+    def __init__(self, shown: Progress, run_dir: RunDir, problems: Problems, start: int) -> None:
         self._shown, self._path, self._problems = shown, run_dir.events, problems
+        self._start = start  # batches that were done before
         self._unwritten: list[dict[str, Any]] = []
 
     @contextmanager
     def running(self, layers: Sequence[Sequence[str]], steps: int) -> Iterator[None]:
-        self._add("start", pid=os.getpid(), layers=[list(names) for names in layers], steps=steps)
+        self._add("start", pid=os.getpid(), step=self._start, layers=[list(names) for names in layers], steps=steps)
         try:
             with self._shown.running(layers, steps):
                 yield
         finally:
             self._add("end")
+
+    def on_config(self, config: dict[str, Any]) -> None:
+        self._shown.on_config(config)
 
     def on_phase(self, text: str) -> None:
         self._add("phase", text=text)

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from .early_stopping import EarlyStopping
 from .problems import Problems
+from .reading.run_reader import RunReader
 from .run_dir import RunDir, write_json
+from .trace.merge import write_trace
 
 
 def best_of(stopping: EarlyStopping) -> dict[str, Any] | None:
@@ -37,12 +39,19 @@ def write_outcome(
     state: dict[str, Tensor],
     averaged_model: nn.Module | None,
     summary: dict[str, Any],
+    traces: bool,
 ) -> None:
-    """Write model.pt, model-ema.pt where weights were averaged, and summary.json; what can't be written is told."""
+    """Write model.pt, model-ema.pt where weights were averaged, trace.json.gz where steps were traced, and summary.json.
+
+    What can't be written is told.
+    """
     with problems.of_writing(run_dir.model):
         run_dir.write_model(state)
     if averaged_model is not None:
         with problems.of_writing(run_dir.averaged_model):
             run_dir.write_model(averaged_model.state_dict(), run_dir.averaged_model)
+    if traces:
+        with problems.of_writing(run_dir.trace):
+            write_trace(run_dir, RunReader(run_dir.path).events, [worker["layers"] for worker in summary["workers"]])
     with problems.of_writing(run_dir.summary):
         write_json(run_dir.summary, {**summary, "problems": problems.left})

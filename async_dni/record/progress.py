@@ -19,6 +19,9 @@ class Progress:
         """While the run goes on. `layers`: the names of each stage's blocks; `steps`: batches to come."""
         yield
 
+    def on_config(self, config: dict[str, Any]) -> None:
+        """The run's settings, as config.json has them: the run is about to start."""
+
     def on_phase(self, text: str) -> None:
         """What is done before the workers begin, from now on; it may take a while."""
 

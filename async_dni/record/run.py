@@ -56,6 +56,7 @@ class Run:
         early_stopping: EarlyStopping,
         callbacks: Sequence[Callback],
         problems: Problems,
+        traces: bool,  # whether the workers write what they do
     ) -> None:
         self.model, self.evaluator, self.checker = copy_of(model), evaluator, checker
         self.early_stopping, self.callbacks, self.end_early = early_stopping, Callbacks(callbacks, end_early), end_early
@@ -67,7 +68,7 @@ class Run:
         )
         self.steps, self.about, self.history, self.check = steps, about, list[Evaluation](), check
         self.gradient_checks: list[GradientCheck] = []
-        self.problems = problems
+        self.problems, self.traces = problems, traces
         self._unwritten: list[dict[str, Any]] = []  # lines of metrics.jsonl
         self._threads, self._wall_seconds, self._began = threads, wall_seconds, time.monotonic()
         self._final: tuple[int, dict[str, Tensor], dict[str, Tensor] | None] | None = None  # step, network, its average
@@ -215,7 +216,7 @@ class Run:
         if model is not self.model:
             state = model.state_dict()  # by the names of the user's own module
         if self.run_dir is not None:
-            write_outcome(self.run_dir, self.problems, state, averaged_model, summary)
+            write_outcome(self.run_dir, self.problems, state, averaged_model, summary, self.traces)
         path = None if self.run_dir is None else self.run_dir.path
         result = TrainResult(
             model,

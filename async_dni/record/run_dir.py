@@ -4,11 +4,14 @@ config.json            every setting as used, versions, git commit, host
 metrics.jsonl          one object an evaluation, and one a gradient check, with its "kind"
 events.jsonl           one object for each thing that happened: starts, restarts, checkpoints, warnings
 summary.json           what the run came to
+trace.json.gz          the steps that were traced, for Perfetto and chrome://tracing
 model.pt               the trained network's state dict
 model-ema.pt           the same with the average of its weights, where they were averaged
 checkpoints/*.pt       consistent snapshots (async_dni.record.checkpoint)
 workers/<k>.log        what a person reads; also what the worker's layers print
 workers/<k>.jsonl      what a program reads: a record at least every second
+workers/<k>.spans.jsonl        what it did when, in steps that were traced
+workers/<k>.profile.json.gz    what torch.profiler found
 """
 
 from __future__ import annotations
@@ -61,6 +64,7 @@ class RunDir:
     config = property(lambda self: self.path / "config.json")
     metrics = property(lambda self: self.path / "metrics.jsonl")
     events = property(lambda self: self.path / "events.jsonl")
+    trace = property(lambda self: self.path / "trace.json.gz")
     summary = property(lambda self: self.path / "summary.json")
     model = property(lambda self: self.path / "model.pt")
     averaged_model = property(lambda self: self.path / "model-ema.pt")
@@ -73,6 +77,14 @@ class RunDir:
     def records(self, worker: int) -> Path:
         """The records of a worker, for a program."""
         return self.path / "workers" / f"{worker}.jsonl"
+
+    def spans(self, worker: int) -> Path:
+        """What a worker did when, in steps that were traced."""
+        return self.path / "workers" / f"{worker}.spans.jsonl"
+
+    def profile(self, worker: int) -> Path:
+        """What torch.profiler found of a worker."""
+        return self.path / "workers" / f"{worker}.profile.json.gz"
 
     def check(self) -> None:
         """Raise `ConfigError` unless the directory can be made, or is there, empty and writable. Changes nothing."""

@@ -21,6 +21,7 @@ import psutil
 
 from .heartbeat import PHASES, Heartbeat
 from .run_dir import RunDir
+from .trace.spans import Spans
 
 WAITS = ("wait_activation", "wait_gradient", "wait_room")
 INTERVAL = 0.5  # seconds between records
@@ -52,6 +53,7 @@ class Telemetry:
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.has_begun = False
         self.phase = "wait_activation"
+        self.spans: Spans | None = None  # where steps are traced
         self._since = time.monotonic()
         self._lag_sum = self._lag_count = self._made = 0
         self._interval = Interval()
@@ -59,14 +61,14 @@ class Telemetry:
         self._process = psutil.Process()
         self._process.cpu_percent()  # the first call has nothing to compare with, and returns 0
 
-    def enter(self, phase: str) -> str:
-        """The worker does `phase` from now on; returns what it did until now."""
+    def enter(self, phase: str, batch: int | None = None, upstream: bool = False) -> None:
+        """The worker does `phase` from now on, for a batch; `upstream`: it sends a gradient, not an activation."""
         with self._lock:
-            left = self.phase
             self._account(time.monotonic())
             self.phase = phase
         self.heartbeat.enter(phase)
-        return left
+        if self.spans is not None:
+            self.spans.enter(phase, batch, upstream)
 
     def _account(self, now: float) -> None:
         spent, self._since = now - self._since, now
@@ -110,6 +112,8 @@ class Telemetry:
             self._lag_sum += lag
             self._lag_count += 1
             self._interval.lags.append(lag)
+            if self.spans is not None:
+                self.spans.learnt(lag)
             if synthesizer_loss is not None:
                 self.heartbeat.synthesizer_updates += 1
                 self._interval.synthesizer_loss += synthesizer_loss

@@ -110,7 +110,7 @@ class Gradients:
 
     def _learn(self, index: int, grad_output: Gradient | None) -> None:
         """Learn from a gradient; None: it will not come."""
-        self.telemetry.enter("learn")
+        self.telemetry.enter("learn", index)
         pending = self.stage.pending[index]
         lag = next(reversed(self.stage.pending)) + 1 - index
         waited, defers, grad_input = self.stage.holds_input(index), self.stage.defers(index), None

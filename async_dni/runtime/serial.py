@@ -78,7 +78,7 @@ class Serial:
             if index not in self.arrived[k]:
                 continue
             stage, telemetry = self.stages[k], self.telemetry[k]
-            telemetry.enter("learn")
+            telemetry.enter("learn", index)
             waited, defers = stage.holds_input(index), stage.defers(index)
             newest = next(reversed(stage.pending))
             gradient = self.arrived[k].pop(index)
@@ -108,9 +108,9 @@ class Serial:
             telemetry = self.telemetry[k]
             try:
                 with self._at(k, batch.index):
-                    telemetry.enter("forward")
+                    telemetry.enter("forward", batch.index)
                     h = stage.forward(Batch(batch.index, x, batch.target))
-                    telemetry.enter("update")
+                    telemetry.enter("update", batch.index)
                     grad_input = stage.update(batch.index)
             except Float16OverflowError:
                 self._pass_over(k, batch.index)

@@ -52,7 +52,7 @@ class Upstream:
         while not queue.has_room():
             self.telemetry.enter("wait_room")
             self.spec.doorbell.wait(INTERVAL)
-        self.telemetry.enter("send")
+        self.telemetry.enter("send", index, upstream=True)
         queue.put(index, self.stage.weight_version, *(() if grad_input is None else all_of(grad_input)))
 
 

@@ -23,6 +23,7 @@ from ..learning.structure import Output
 from ..record.heartbeat import Heartbeat
 from ..record.run_dir import RunDir
 from ..record.schedule import Schedule
+from ..record.trace.tracing import Traced
 from .machine.device import assign_cores, threads_per_worker
 from .snapshots import Snapshots
 from .transport.doorbell import Doorbell
@@ -96,6 +97,7 @@ class Wiring:
                 flags=flags,
                 events=pipes[k][1],
                 run_dir=self.run_dir,
+                traced=Traced.read(config.trace_steps, config.profile, k),
             )
             for k in range(num_stages)
         ]

@@ -60,6 +60,9 @@ class Worker:
         self.gradients = Gradients(spec, stage, telemetry, self.guard, self.cuts, self.upstream, self._finish)
         self._in_hand: Batch | None = None
         self.end: int | None = None  # the number of batches in the stream, once it is known
+        self.tracing = spec.traced.of(spec.run_dir, spec.index, self.queue_depths)
+        if self.tracing is not None:
+            telemetry.spans = self.tracing.spans
 
     def take_over(self, snapshot: dict[str, Any]) -> None:
         """Take up the last snapshot of a worker that died. The gradients that it waited for are lost."""
@@ -96,6 +99,8 @@ class Worker:
             self.gradients.learn_due(step)
             self._cut_until(step)
             self.guard.keep_snapshot(step)
+            if self.tracing is not None:
+                self.tracing.before(step, self.stage.pending)
             batch = self._take(step)
             if batch is None:
                 break
@@ -108,6 +113,8 @@ class Worker:
         assert self.end is not None
         self._cut_until(self.end - 1)
         self._end_stream(self.end)
+        if self.tracing is not None:
+            self.tracing.end()
 
     def queue_depths(self) -> dict[str, int]:
         """Messages in each of the queues that the worker takes from."""
@@ -125,7 +132,7 @@ class Worker:
 
     def _load(self, step: int) -> Batch | None:
         assert self.spec.stream is not None
-        self.telemetry.enter("load")
+        self.telemetry.enter("load", step)
         # A worker that died may have sent batches that this one does again: an early end comes after those; and where
         # it had told of an end, that is it.
         is_stopped = self.spec.flags[STOP] and not has_sent(self.spec.activation_out, step)
@@ -149,10 +156,10 @@ class Worker:
 
     def _train(self, batch: Batch) -> None:
         stage, telemetry, self._in_hand = self.stage, self.telemetry, batch
-        telemetry.enter("forward")
+        telemetry.enter("forward", batch.index)
         h = self.guard.forward(batch)
         learns = self._send_activation(batch, h)
-        telemetry.enter("update")
+        telemetry.enter("update", batch.index)
         grad_input = self.guard.update(lambda: stage.update(batch.index), batch.index)
         if not learns and (left := stage.forget(batch.index)) is not None:
             grad_input = left
@@ -188,7 +195,7 @@ class Worker:
                 self.telemetry.dropped()
                 return False
             self.gradients.wait("wait_room")
-        self.telemetry.enter("send")
+        self.telemetry.enter("send", batch.index)
         queue.put(batch.index, self.stage.weight_version, *parts_of(h), batch.target)
         return True
 

@@ -9,6 +9,7 @@ from typing import Any
 from ..record.heartbeat import Heartbeat
 from ..record.run_dir import RunDir
 from ..record.schedule import Schedule
+from ..record.trace.tracing import Traced
 from .snapshots import Snapshots
 from .transport.doorbell import Doorbell
 from .transport.memory_file import MemoryFile
@@ -45,4 +46,5 @@ class WorkerSpec:
     flags: Any  # an array of two bytes in SharedMemory
     events: Connection
     run_dir: RunDir | None
+    traced: Traced
     last_cut: int = 0  # of workers of this stage that died before this one: the newest that was received

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..foundation.option import option, path, steps_or_epoch, whole
+from ..foundation.steps import profiled, traced
 
 
 @dataclass(frozen=True)
@@ -20,4 +21,16 @@ class Files:
         0, "batches between checkpoints, or `epoch`; 0: at the end only", steps_or_epoch, metavar="STEPS|epoch"
     )
     keep_checkpoints: int = option(3, "newest checkpoints to keep", whole(1), metavar="N")
+    trace_steps: str | None = option(
+        None,
+        "write what each worker does when in batches A to B - 1 to trace.json.gz, which Perfetto and chrome://tracing open",
+        traced,
+        metavar="A:B",
+    )
+    profile: str | None = option(
+        None,
+        "let torch.profiler look at batches A to B - 1 of stage K: workers/K.profile.json.gz",
+        profiled,
+        metavar="K:A:B",
+    )
     eval_every: int = option(1, "epochs between evaluations; 0: at the end only", whole(0), metavar="EPOCHS")

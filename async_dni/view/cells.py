@@ -10,8 +10,6 @@ from ..record.gradients.check import GradientCheck
 from ..record.telemetry import WAITS
 
 COLUMNS = ("stage", "blocks", "pid", "step", "samples/s", "waiting", "queued", "lag", "loss", "synth. loss", "dropped")
-# one after the other, on a terminal that is too narrow
-LEFT_OUT = ("pid", "dropped", "blocks", "synth. loss", "queued", "waiting")
 
 
 def row(worker: int, layers: Sequence[str], record: dict[str, Any]) -> list[str]:
@@ -28,8 +26,8 @@ def row(worker: int, layers: Sequence[str], record: dict[str, Any]) -> list[str]
         f"{waiting:.0%}",
         " ".join(f"{name[0]}{depth}" for name, depth in record["queues"].items()),
         f"{lag['min']}/{lag['mean']:.1f}/{lag['max']}" if lag else "",
-        _number(record["loss"]),
-        _number(record["synthesizer_loss"]),
+        number(record["loss"]),
+        number(record["synthesizer_loss"]),
         str(record["dropped"]),
     ]
 
@@ -76,5 +74,13 @@ def describe_metrics(metrics: Mapping[str, float]) -> str:
     return "".join(f"{name} {value:.5g}  " for name, value in metrics.items())
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A number in a few digits; nothing where there is none."""
     return "" if value is None else f"{value:.4g}"
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes, seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

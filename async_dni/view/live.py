@@ -1,71 +1,77 @@
-"""A run as a table on a terminal, redrawn in place."""
+"""A run as a picture on a terminal, redrawn in place."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from ..record.evaluate import Evaluation
 from ..record.gradients.check import GradientCheck
 from ..record.progress import Progress
-from .cells import COLUMNS, LEFT_OUT, blocks, describe_evaluation, describe_gradient_check, row
+from .cells import describe_evaluation, describe_gradient_check
+from .drawing import draw
+from .state import RunState
+
+REFRESHES = 2  # a second: workers tell of themselves as often
 
 
 class LiveProgress(Progress):
-    """A table of the workers that is redrawn in place, and the evaluations above it."""
+    """A picture of the run that is redrawn in place, and the evaluations above it."""
 
     def __init__(self, console: Console) -> None:
-        self.console = console
-        self.records: dict[int, dict[str, Any]] = {}
-        self.layers: Sequence[Sequence[str]] = ()
-        self.steps = 0
-        self._live: Live | None = None
+        self.console, self.state = console, RunState()
 
     @contextmanager
     def running(self, layers: Sequence[Sequence[str]], steps: int) -> Iterator[None]:
-        self.layers, self.steps = layers, steps
-        with Live(get_renderable=self._draw, console=self.console, refresh_per_second=4) as self._live:
+        self.state.plan(layers)
+        self.state.steps, self.state.phase = steps, "starting the workers"
+        with Live(get_renderable=self._draw, console=self.console, refresh_per_second=REFRESHES):
             yield
+            self.state.phase, self.state.now = "", time.time()
+
+    def _draw(self) -> RenderableType:
+        self.state.now = time.time()
+        return draw(self.state, self.console)
+
+    def on_config(self, config: dict[str, Any]) -> None:
+        self.state.configure(config)
+
+    def on_phase(self, text: str) -> None:
+        self.state.phase = text
+        self._say(f"{text} …", style="dim")
+
+    def on_ready(self, worker: int, pid: int) -> None:
+        self.state.stages[worker].is_ready = True
+
+    def on_begin(self) -> None:
+        self.state.phase, self.state.began = "", time.time()
+
+    def on_restart(self, worker: int, text: str) -> None:
+        self.state.stages[worker].restarts += 1
+        self.on_warning(text)
 
     def on_record(self, worker: int, record: dict[str, Any]) -> None:
-        self.records[worker] = record
+        self.state.stages[worker].record = record
+
+    def on_evaluating(self, step: int) -> None:
+        self.state.phase = f"evaluating after step {step}"
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
-        line = describe_evaluation(evaluation, self.steps)
-        self.console.print(line, markup=False, highlight=False)
+        self.state.phase = ""
+        self.state.evaluations.append(evaluation.as_dict())
+        self._say(describe_evaluation(evaluation, self.state.steps))
 
     def on_gradient_check(self, check: GradientCheck) -> None:
-        self.console.print(describe_gradient_check(check, self.steps), markup=False, highlight=False)
+        self.state.check = check.as_dict()
+        self._say(describe_gradient_check(check, self.state.steps))
 
     def on_note(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False)
+        self._say(text)
 
-    def _draw(self) -> Group:
-        done = max((record["step"] for record in self.records.values()), default=0)
-        return Group(self._table(), Text(f"step {done} of {self.steps}", style="dim"))
-
-    def _table(self) -> Table:
-        """As many columns as there is room for."""
-        boundless = self.console.options.update(max_width=10_000)
-        for left_out in range(len(LEFT_OUT) + 1):
-            table = self._table_of([name for name in COLUMNS if name not in LEFT_OUT[:left_out]])
-            if self.console.measure(table, options=boundless).maximum <= self.console.width:
-                break
-        return table
-
-    def _table_of(self, columns: Sequence[str]) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in columns:
-            table.add_column(name, justify="left" if name == "blocks" else "right", no_wrap=True)
-        for k, layers in enumerate(self.layers):
-            record = self.records.get(k)
-            cells = [str(k), blocks(layers)] if record is None else row(k, layers, record)
-            by_name = dict(zip(COLUMNS, cells, strict=False))
-            table.add_row(*(by_name.get(name, "") for name in columns))
-        return table
+    def _say(self, line: str, style: str = "") -> None:
+        self.console.print(line, markup=False, highlight=False, style=style)

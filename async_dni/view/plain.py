@@ -13,7 +13,7 @@ from rich.console import Console
 from ..record.evaluate import Evaluation
 from ..record.gradients.check import GradientCheck
 from ..record.progress import Progress
-from .cells import COLUMNS, describe_evaluation, describe_gradient_check, row
+from .cells import COLUMNS, clock, describe_evaluation, describe_gradient_check, row
 
 
 class PlainProgress(Progress):
@@ -27,12 +27,16 @@ class PlainProgress(Progress):
         self.layers: Sequence[Sequence[str]] = ()
         self.steps = 0
         self._printed = -math.inf
+        self._first: tuple[int, float] | None = None  # step and time of the workers' first lines
 
     @contextmanager
     def running(self, layers: Sequence[Sequence[str]], steps: int) -> Iterator[None]:
         self.layers, self.steps = layers, steps
         self._print(f"starting {len(layers)} stages for {steps} steps")
         yield
+
+    def on_phase(self, text: str) -> None:
+        self._print(f"{text} …")
 
     def on_record(self, worker: int, record: dict[str, Any]) -> None:
         self.records[worker] = record
@@ -41,6 +45,16 @@ class PlainProgress(Progress):
             for k, latest in sorted(self.records.items()):
                 cells = row(k, self.layers[k], latest)
                 self._print("  ".join(f"{name} {cell}" for name, cell in zip(COLUMNS, cells, strict=True) if cell))
+            self._print_time_left(min(record["step"] for record in self.records.values()))
+
+    def _print_time_left(self, step: int) -> None:
+        """At the mean pace since the first line of the workers."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = step, now
+        elif step > self._first[0]:
+            pace = (now - self._first[1]) / (step - self._first[0])
+            self._print(f"step {step}/{self.steps}  about {clock((self.steps - step) * pace)} left")
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         self._print(describe_evaluation(evaluation, self.steps))

@@ -121,6 +121,12 @@ class RunReader:
         return steps if isinstance(steps, int) else None
 
     @property
+    def start(self) -> int:
+        """Batches that were done before the newest start: a run may have been gone on with."""
+        starts = [event for event in self.events if event["kind"] == "start"]
+        return int(starts[-1].get("step", 0)) if starts else 0
+
+    @property
     def step(self) -> int:
         """The batches that the stage which is furthest behind has done."""
         lasts = [records[-1]["step"] for records in self.records.values() if records]

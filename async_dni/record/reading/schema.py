@@ -11,7 +11,7 @@ from typing import Any
 import fastjsonschema
 
 FOLDER = Path(__file__).resolve().parents[1] / "schemas"
-NAMES = ("config", "summary", "record", "evaluation", "gradient_check", "event")
+NAMES = ("config", "summary", "record", "evaluation", "gradient_check", "event", "spans")
 
 
 def schema(name: str) -> dict[str, Any]:

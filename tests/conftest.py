@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from async_dni import ImageDataset, load_dataset
+from async_dni.train import main as train_main
 
 # whatever started the tests may ignore them, as nohup and a shell's & do, and processes inherit that
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -116,3 +117,19 @@ def small_mnist(
     for dataset, samples in zip(mnist, (1000, 500), strict=True):
         pair.append(torch.utils.data.TensorDataset(*dataset.get_batch(torch.arange(samples))))
     return pair[0], pair[1]
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run on MNIST by the command line, with gradient checks and a trace; not to be changed."""
+    path = tmp_path_factory.mktemp("finished") / "run"
+    settings = {
+        "--steps": "30",
+        "--batch-size": "100",
+        "--width": "32",
+        "--gradient-check-every": "10",
+        "--trace-steps": "5:25",
+    }
+    words = [word for pair in settings.items() for word in pair]
+    assert train_main([*words, "--workers", "3", "--run-dir", str(path), "--quiet"], "launch.py") == 0
+    return path

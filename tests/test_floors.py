@@ -21,6 +21,7 @@ FLOORS = (
     "config",
     "data",
     "network",
+    "experiment",
     "record",
     "view",
     "runtime.machine",
@@ -134,6 +135,7 @@ REGISTERED = {
 }
 # what is there when nobody names anything; and blocks are timed as locked stages
 DEFAULTS = {("settings.stages", "cdni"), ("experiment", "fcn"), ("experiment", "mnist")}
+DEFAULTS |= {("view.report.results", "text")}  # Vega-Lite's word
 IMPORTED = {("network.cost", "learning.methods.backprop")}
 
 

@@ -51,12 +51,6 @@ def test_time_goes_to_the_phase_that_was_entered(clock):
     assert seconds == {**dict.fromkeys(PHASES, 0), "forward": 4, "update": 2, "wait_gradient": 5}
 
 
-def test_entering_a_phase_tells_the_one_before(clock):
-    counters = Telemetry()
-    assert counters.enter("forward") == "wait_activation"
-    assert counters.enter("update") == "forward"
-
-
 def test_busy_and_wait_fractions_are_the_whole_time(clock):
     counters = Telemetry()
     counters.begin()

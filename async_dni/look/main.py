@@ -11,11 +11,15 @@ from ..foundation.error import ConfigError
 from ..foundation.parser import Parser, cut, one_line
 from ..view.output import lasting_output
 from .checkpoint import CHECKPOINT
+from .compare import COMPARE
+from .logs import LOGS
+from .report import REPORT
+from .runs import RUNS
 from .summary import SUMMARY
 from .trace import TRACE
 from .watch import WATCH
 
-COMMANDS = (SUMMARY, CHECKPOINT, TRACE, WATCH)
+COMMANDS = (WATCH, LOGS, REPORT, RUNS, COMPARE, SUMMARY, CHECKPOINT, TRACE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -42,7 +42,7 @@ def show(options: argparse.Namespace, console: Console) -> None:
 
 def picture(run: RunReader, console: Console) -> RenderableType:
     """The display, what is wrong with the directory, and what happened last."""
-    told = [event["text"] for event in run.events if event["kind"] in ("warning", "restart")][-3:]
+    told = [event["message"] for event in run.events if event["kind"] in ("warning", "restart")][-3:]
     notes = [Text(f"note: {note}", style="yellow") for note in run.notes]
     return Group(draw(RunState.of(run), console), *(Text(text, style="red") for text in told), *notes)
 

@@ -39,7 +39,7 @@ class Journal(Progress):
         self._shown.on_config(config)
 
     def on_phase(self, text: str) -> None:
-        self._add("phase", text=text)
+        self._add("phase", message=text)
         self._shown.on_phase(text)
 
     def on_ready(self, worker: int, pid: int) -> None:
@@ -51,7 +51,7 @@ class Journal(Progress):
         self._shown.on_begin()
 
     def on_restart(self, worker: int, text: str) -> None:
-        self._add("restart", worker=worker, text=text)
+        self._add("restart", worker=worker, message=text)
         self._shown.on_restart(worker, text)
 
     def on_closed(self) -> None:
@@ -77,11 +77,11 @@ class Journal(Progress):
         self._shown.on_gradient_check(check)
 
     def on_note(self, text: str) -> None:
-        self._add("note", text=text)
+        self._add("note", message=text)
         self._shown.on_note(text)
 
     def on_warning(self, text: str) -> None:
-        self._add("warning", text=text)
+        self._add("warning", message=text)
         self._shown.on_warning(text)
 
     def _add(self, kind: str, **what: Any) -> None:

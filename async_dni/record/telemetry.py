@@ -20,6 +20,7 @@ from typing import IO, Any
 import psutil
 
 from .heartbeat import PHASES, Heartbeat
+from .logs.line import formatted
 from .run_dir import RunDir
 from .trace.spans import Spans
 
@@ -244,7 +245,7 @@ def record_all(
             def send(record: dict[str, Any], k: int = k, log: IO[str] | None = log) -> None:
                 if log is not None:
                     with suppress(OSError):
-                        log.write(describe(record) + "\n")
+                        log.write(formatted(k, record["step"], describe(record)) + "\n")
                 on_record(k, record)
 
             recorder = Recorder(one, dict, None, file, send)
@@ -268,7 +269,7 @@ def describe(record: dict[str, Any]) -> str:
     """A record as a line for a person."""
     spent = sum(record["seconds"].values()) or 1.0
     shares = " ".join(f"{phase} {seconds / spent:.0%}" for phase, seconds in record["seconds"].items() if seconds)
-    parts = [f"step {record['step']}", f"{record['samples_per_second']:.0f} samples/s"]
+    parts = [f"{record['samples_per_second']:.0f} samples/s"]
     parts += [f"{name} {record[name]:.4g}" for name in ("loss", "synthesizer_loss") if record[name] is not None]
     parts += ["lag {min}/{mean:.1f}/{max}".format(**record["lag"])] if record["lag"] else []
     parts += [f"queued {record['queues']}", f"dropped {record['dropped']}", shares]

@@ -21,6 +21,7 @@ from ..data.samples import DataError
 from ..learning.divergence import REMEDY, DivergenceError
 from ..learning.random_state import RandomState
 from ..learning.stage import StageSpec, to_device
+from ..record.logs.line import WorkerFormatter
 from ..record.telemetry import INTERVAL, Recorder, Telemetry, describe
 from ..view.output import Output
 from .events import Failed, Finished, Ready, Recorded, send_event
@@ -174,4 +175,6 @@ def _open_log(spec: WorkerSpec) -> None:
     for stream in (sys.stdout, sys.stderr):
         os.dup2(file.fileno(), stream.fileno())
     sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)  # a layer may print
-    logging.basicConfig(stream=file, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    handler = logging.StreamHandler(file)
+    handler.setFormatter(WorkerFormatter(spec.index, lambda: spec.heartbeat.step))
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)

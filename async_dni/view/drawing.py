@@ -8,11 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.measure import Measurement
+from rich.console import Console, Group, RenderableType
 from rich.progress_bar import ProgressBar
-from rich.segment import Segment
-from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -62,19 +59,12 @@ BAR, LEAST_BAR = 24, 8  # cells of a stage's time
 FIXED_LINES = 6  # that are no stage's
 
 
-class TimeBar:
-    """Where a stage's time went, as parts of a bar that takes what width it gets."""
-
-    def __init__(self, seconds: Mapping[str, float], plain: bool) -> None:
-        self.seconds, self.plain = seconds, plain
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(LEAST_BAR, BAR)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width = min(options.max_width, BAR)
-        for kind, cells in zip(KINDS, shares(self.seconds, width), strict=True):
-            yield Segment((kind.plain if self.plain else kind.glyph) * cells, Style(color=kind.colour))
+def time_bar(seconds: Mapping[str, float], width: int, plain: bool) -> Text:
+    """Where a stage's time went, as parts of a bar."""
+    bar = Text(no_wrap=True)
+    for kind, cells in zip(KINDS, shares(seconds, width), strict=True):
+        bar.append((kind.plain if plain else kind.glyph) * cells, style=kind.colour)
+    return bar
 
 
 def shares(seconds: Mapping[str, float], width: int) -> list[int]:
@@ -113,7 +103,7 @@ def _headline(state: RunState, width: int, plain: bool) -> RenderableType:
     """How far it is."""
     share = state.step / state.steps if state.steps else 0.0
     left, rate = state.seconds_left, state.samples_per_second
-    texts = [f"step {state.step:,}/{state.steps:,}", f"{share:.0%}"]
+    texts = [f"step {state.step:,}/{state.steps:,}", f"{share:.0%}"] if state.steps else [f"step {state.step:,}"]
     after = [] if left is None or state.end else [f"{clock(left)} left"]
     after += [] if rate is None or state.end else [f"{rate:,.0f} samples/s"]
     after += [state.end] if state.end else [state.phase] if state.phase else []
@@ -154,28 +144,27 @@ def sparkline(values: Sequence[float], plain: bool = False) -> str:
 
 
 def _table(state: RunState, console: Console, room: int, plain: bool) -> Table:
-    """As many columns as there is room for."""
-    width = console.width
+    """As many columns as there is room for; what is left of it is the bars'."""
     options = console.options.update(max_width=10_000)
     for left_out in range(len(LEFT_OUT) + 1):
         columns = [name for name in COLUMNS if name not in LEFT_OUT[:left_out]]
-        table = _table_of(state, columns, room, plain)
-        if console.measure(table, options=options).minimum <= width:
-            return table
-    return _table_of(state, [name for name in columns if name != "time"], room, plain)
+        least = console.measure(_table_of(state, columns, room, plain, LEAST_BAR), options=options).maximum
+        if least <= console.width:
+            return _table_of(state, columns, room, plain, min(BAR, LEAST_BAR + console.width - least))
+    return _table_of(state, [name for name in columns if name != "time"], room, plain, 0)
 
 
-def _table_of(state: RunState, columns: Sequence[str], room: int, plain: bool) -> Table:
+def _table_of(state: RunState, columns: Sequence[str], room: int, plain: bool, bar: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         table.add_column(name, justify="left" if name in ("blocks", "time", "device") else "right", no_wrap=True)
     for k, stage in enumerate(state.stages[:room]):
-        cells = _cells(k, stage, state, plain)
+        cells = _cells(k, stage, state, plain, bar)
         table.add_row(*(cells.get(name, "") for name in columns))
     return table
 
 
-def _cells(k: int, stage: StageState, state: RunState, plain: bool) -> dict[str, RenderableType]:
+def _cells(k: int, stage: StageState, state: RunState, plain: bool, bar: int) -> dict[str, RenderableType]:
     """What there is of a stage, by column."""
     cells: dict[str, RenderableType] = {"stage": str(k), "device": stage.device}
     cells["blocks"] = Text(blocks(stage.layers) if stage.layers else "")
@@ -188,7 +177,7 @@ def _cells(k: int, stage: StageState, state: RunState, plain: bool) -> dict[str,
         **cells,
         "step": f"{record['step']:,}",
         "samples/s": f"{record['samples_per_second']:,.0f}",
-        "time": TimeBar(record["seconds"], plain),
+        "time": time_bar(record["seconds"], bar, plain),
         "queued": " ".join(_queue(name, depth, state.capacity, plain) for name, depth in record["queues"].items()),
         "lag": f"{lag['min']}/{lag['mean']:.1f}/{lag['max']}" if lag else "",
         "loss": number(record["loss"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,9 @@ class RunReader:
         if not starts or any(event["kind"] == "closed" for event in self.events[starts[-1] :]):
             return False
         start = self.events[starts[-1]]
+        with suppress(OSError):
+            if self.run_dir.summary.stat().st_mtime >= start["time"]:
+                return False  # of this start, not of one before, which a resumed run has
         if self.config.get("environment", {}).get("host") not in (None, platform.node()):
             lasts = [records[-1]["time"] for records in self.records.values() if records]
             return time.time() - max(lasts, default=start["time"]) < SILENT

@@ -1,0 +1,1 @@
+"""What workers write for a person: the form of its lines, and how they are read."""

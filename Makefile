@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test sweep bench lint format docs linkcheck clean
+.PHONY: train test sweep bench lint format docs pictures linkcheck clean
 
 train: $(VENV)/.installed
 	$(BIN)/python launch.py --workers 3 --device-map
@@ -47,6 +47,10 @@ format: $(VENV)/.installed-dev
 # Pages and reference, in build/docs. A warning is an error: a link inside that leads nowhere, a name that is not in the reference.
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs
+
+# The pictures in README.md and docs/, of real runs; needs Chromium.
+pictures: $(VENV)/.installed-dev
+	$(BIN)/python docs/pictures.py
 
 # Links to other sites, too; needs a network.
 linkcheck: $(VENV)/.installed-docs

@@ -33,6 +33,9 @@ class Told(Callback):
         if name == self.fails:
             raise ArithmeticError(f"once too often, {name}")
 
+    def on_begin(self, settings: dict[str, Any]) -> None:
+        self._note("begin", settings)
+
     def on_step(self, record: dict[str, Any]) -> None:
         self._note("step", record)
 
@@ -54,6 +57,8 @@ def test_callbacks_are_told_of_all(serial: bool, tmp_path: Path) -> None:
     first, second = Told(), Told()
     result = fit([first, second], tmp_path / "run", serial=serial)
     assert first.told == second.told
+    assert first.told[0][0] == "begin"
+    assert first.of("begin")[0]["used"]["steps"] == 8
     assert [evaluation.step for evaluation in first.of("evaluation")] == [2, 4, 6, 8]
     assert [path.name for path in first.of("checkpoint")] == ["step-000000004.pt", "step-000000008.pt"]
     assert all(path.exists() for path in first.of("checkpoint"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import nbformat
 import pytest
@@ -27,8 +29,11 @@ PRINTS = {
 }
 
 
+TRACKERS = ("wandb_callback", "mlflow_callback")  # of what is no dependency
+
+
 def test_every_example_is_tried() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(PRINTS)
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*PRINTS, *TRACKERS}
     assert [path.name for path in EXAMPLES.glob("*.ipynb")] == ["notebook.ipynb"]
 
 
@@ -62,3 +67,41 @@ def test_notebook_runs_cell_by_cell(tmp_path: Path) -> None:
     assert len(re.findall(r"^epoch \d", said, re.MULTILINE)) == 6
     assert len(re.findall(r"^stage \d: .* 240 updates$", said, re.MULTILINE)) == 3
     assert float(ran.cells[-3].outputs[0].data["text/plain"]) < 30  # per cent, by chance 50
+
+
+class Calls:
+    """Stands in for a tracker's module: keeps what is called, by its dotted name, and answers with more of itself."""
+
+    def __init__(self, name: str = "", made: list[tuple[str, tuple[Any, ...], dict[str, Any]]] | None = None) -> None:
+        self._name, self.made = name, [] if made is None else made
+
+    def __getattr__(self, name: str) -> Calls:
+        return Calls(f"{self._name}.{name}".lstrip("."), self.made)
+
+    def __call__(self, *given: Any, **settings: Any) -> Calls:
+        self.made.append((self._name, given, settings))
+        return Calls(self._name, self.made)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.made.append((f"{self._name}[{name}]", (value,), {}))
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_trackers_are_told_of_the_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = Calls()
+    monkeypatch.setitem(sys.modules, name.split("_")[0], cast(Any, tracker))
+    monkeypatch.syspath_prepend(EXAMPLES)
+    result = importlib.import_module(name).main(steps=20, run_dir=tmp_path / "run")
+    called = [what for what, _, _ in tracker.made]
+    if name == "wandb_callback":
+        assert (called[0], called[-1]) == ("init", "init.finish")
+        assert tracker.made[0][2]["config"]["method"] == "cdni"
+        logged = [given[0] for what, given, _ in tracker.made if what == "init.log"]
+        assert {"batches": 20, "test/error": result.test_error, "test/loss": result.history[-1].test_loss} in logged
+        assert {f"stage/{k}/batches" for k in range(3)} <= {key for values in logged for key in values}
+        assert "init.log_artifact" in called
+    else:
+        assert (called[0], called[-1]) == ("set_experiment", "end_run")
+        logged = [(given[0], settings["step"]) for what, given, settings in tracker.made if what == "log_metrics"]
+        assert ({"test_loss": result.history[-1].test_loss, "test_error": result.test_error}, 20) in logged
+        assert called.count("log_artifact") == 3

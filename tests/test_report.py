@@ -46,7 +46,7 @@ def test_the_page_needs_nothing_else(page: Path) -> None:
         "Workers",
         "What happened",
         "Most confused samples",
-        "python launch.py --steps 30",
+        "python launch.py --width 32 --steps 30",
     ):
         assert word in html, word
 

@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +21,13 @@ from deadly import condemn
 
 from async_dni import METHODS, Trainer, fcn
 from async_dni.look.main import main as look
+from async_dni.record.journal import Journal
+from async_dni.record.problems import Problems
+from async_dni.record.progress import Progress
 from async_dni.record.reading.json_lines import JsonLines
 from async_dni.record.reading.run_reader import RunReader
 from async_dni.record.reading.schema import NAMES, fault, schema
+from async_dni.record.run_dir import RunDir
 from async_dni.view.state import RunState
 
 PLACES = 10
@@ -154,6 +159,23 @@ def test_a_file_that_grows_is_read_on(tmp_path: Path) -> None:
     assert note.startswith("events.jsonl: one line is left out; line 3: ")
     path.write_text(event)
     assert len(lines.more()) == 1, "another file in its place is read from its beginning"
+
+
+def test_a_journal_is_written_by_several_threads(tmp_path: Path) -> None:
+    journal = Journal(Progress(), RunDir(tmp_path), Problems(print), 0)
+
+    def tell(first: int) -> None:
+        for number in range(first, first + 200):
+            journal.on_checkpoint(number)
+
+    threads = [threading.Thread(target=tell, args=(1000 * k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    events = JsonLines(tmp_path / "events.jsonl", lambda line: "event").more()
+    assert sorted(event["step"] for event in events) == [1000 * k + n for k in range(4) for n in range(200)]
+    assert [event["time"] for event in events] == sorted(event["time"] for event in events)
 
 
 TRAINS = """

@@ -26,6 +26,7 @@ from ..record.early_stopping import EarlyStopping
 from ..record.run_dir import RunDir
 from ..record.schedule import Schedule
 from ..runtime.machine.compiler import no_compiler
+from ..view.tensorboard import check_installed
 from .job import Job
 from .metrics import make_early_stopping, make_metrics
 from .stream import make_eval_set, make_stream
@@ -67,6 +68,10 @@ def prepare(
     identity = _identity(job, model, stream, trial)
     checkpoint = _checkpoint(job, model, stream, identity)
     _check_traced(job.config, stream, run_dir)
+    if job.config.tensorboard:
+        check_installed("tensorboard", True)
+        if run_dir is None:
+            raise ConfigError("tensorboard", True, "it is written to the run directory; allowed with run_dir")
     schedule = _schedule(job.config, stream, checkpoint, evaluates=dataset is not None)
     metrics = make_metrics(job, trial, dataset)
     early_stopping = make_early_stopping(job, trial, metrics, dataset)

@@ -17,6 +17,7 @@ from ..record.run_dir import RunDir
 from ..runtime.fork_server import end_server
 from ..runtime.machine.device import crowded, threads_per_worker
 from ..runtime.machine.interruption import Interruption
+from ..view.tensorboard import FOLDER, TensorBoardProgress
 from .habits import changed_schedule
 from .job import Job
 from .plan import Plan
@@ -35,7 +36,11 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
         made = {} if checkpoint is not None else {"run_dir": run_dir.path}
         run_dir.write_config({**config, **made})
     problems = Problems(job.progress.on_warning)
-    progress = job.progress if run_dir is None else Journal(job.progress, run_dir, problems, prepared.schedule.start)
+    progress, start = job.progress, prepared.schedule.start
+    if run_dir is not None:
+        progress = Journal(progress, run_dir, problems, start)
+        if job.config.tensorboard:
+            progress = TensorBoardProgress(progress, run_dir.path / FOLDER, problems, start)
     progress.on_config(config)
     if not job.config.serial and (warning := crowded(job.config)):
         progress.on_warning(warning)
@@ -46,7 +51,7 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
         progress.on_note(f"going on from step {checkpoint.step}")
         if note := changed_schedule(job, checkpoint.step, prepared.stream.steps, planned):
             progress.on_note(note)
-    return Run(
+    run = Run(
         prepared.model,
         _evaluator(job, prepared, interruption),
         _checker(prepared, plan),
@@ -69,6 +74,8 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
         problems=problems,
         traces=job.config.trace_steps is not None,
     )
+    run.callbacks.on_begin(config)
+    return run
 
 
 def _evaluator(job: Job, prepared: Prepared, interruption: Interruption) -> Evaluator | None:

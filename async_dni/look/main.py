@@ -16,10 +16,11 @@ from .logs import LOGS
 from .report import REPORT
 from .runs import RUNS
 from .summary import SUMMARY
+from .tensorboard import TENSORBOARD
 from .trace import TRACE
 from .watch import WATCH
 
-COMMANDS = (WATCH, LOGS, REPORT, RUNS, COMPARE, SUMMARY, CHECKPOINT, TRACE)
+COMMANDS = (WATCH, LOGS, REPORT, RUNS, COMPARE, SUMMARY, CHECKPOINT, TRACE, TENSORBOARD)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

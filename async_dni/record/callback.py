@@ -21,6 +21,9 @@ class Callback:
     run as Ctrl-C does: what was trained is evaluated and written, and `fit` raises the exception, with its traceback.
     """
 
+    def on_begin(self, settings: dict[str, Any]) -> None:
+        """The run is about to start, with these settings: config.json's content, but for what it runs on."""
+
     def on_step(self, record: dict[str, Any]) -> None:
         """A worker's record (`async_dni.record.telemetry`), under "worker" its number.
 
@@ -65,6 +68,10 @@ class Callbacks:
         self._callbacks, self._end_early = callbacks, end_early
         self._error: BaseException | None = None
         self._lock = threading.Lock()
+
+    def on_begin(self, settings: dict[str, Any]) -> None:
+        """Tell of the start."""
+        self._tell("on_begin", settings)
 
     def on_step(self, worker: int, record: dict[str, Any]) -> None:
         """Tell of a worker's record."""

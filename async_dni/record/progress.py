@@ -60,3 +60,54 @@ class Progress:
         """Something went wrong that the run survives; said on standard error, also where nothing else is shown."""
         with suppress(OSError):
             print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+class ToldOn(Progress):
+    """Tells everything on to another; what others override in part."""
+
+    def __init__(self, shown: Progress) -> None:
+        self.shown = shown
+
+    @contextmanager
+    def running(self, layers: Sequence[Sequence[str]], steps: int) -> Iterator[None]:
+        with self.shown.running(layers, steps):
+            yield
+
+    def on_config(self, config: dict[str, Any]) -> None:
+        self.shown.on_config(config)
+
+    def on_phase(self, text: str) -> None:
+        self.shown.on_phase(text)
+
+    def on_ready(self, worker: int, pid: int) -> None:
+        self.shown.on_ready(worker, pid)
+
+    def on_begin(self) -> None:
+        self.shown.on_begin()
+
+    def on_restart(self, worker: int, text: str) -> None:
+        self.shown.on_restart(worker, text)
+
+    def on_checkpoint(self, step: int) -> None:
+        self.shown.on_checkpoint(step)
+
+    def on_evaluating(self, step: int) -> None:
+        self.shown.on_evaluating(step)
+
+    def on_closed(self) -> None:
+        self.shown.on_closed()
+
+    def on_record(self, worker: int, record: dict[str, Any]) -> None:
+        self.shown.on_record(worker, record)
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        self.shown.on_evaluation(evaluation)
+
+    def on_gradient_check(self, check: GradientCheck) -> None:
+        self.shown.on_gradient_check(check)
+
+    def on_note(self, text: str) -> None:
+        self.shown.on_note(text)
+
+    def on_warning(self, text: str) -> None:
+        self.shown.on_warning(text)

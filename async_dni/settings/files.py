@@ -33,4 +33,7 @@ class Files:
         profiled,
         metavar="K:A:B",
     )
+    tensorboard: bool = option(
+        False, "write records for TensorBoard, too, to the run directory's tensorboard", action="store_true"
+    )
     eval_every: int = option(1, "epochs between evaluations; 0: at the end only", whole(0), metavar="EPOCHS")

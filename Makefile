@@ -10,7 +10,7 @@ train: $(VENV)/.installed
 	$(BIN)/python launch.py --workers 3 --device-map
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # The tests as on other processors (CONTRIBUTING.md) and on one core: half an hour on 2 cores.
 sweep: $(VENV)/.installed-dev

@@ -24,7 +24,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RunApart = Callable[[Path, Path], tuple[int, str, str]]
-PATIENCE = 10.0  # seconds that a process which nobody waits for may take to end: a busy machine takes some
+PATIENCE = 30.0  # seconds that a process which nobody waits for may take to end: a busy machine takes some
 # multiprocessing's own helpers live as long as the test process
 HELPERS = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from bad_inputs import a_file
 from deadly import condemn
-from rich.console import Console
 from test_kinds import BATCH, CLASSES, NETWORKS, images, made, rows, sequences, sgd
 from test_parity import assert_same_bits
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from async_dni.learning.auxiliary_head import AuxiliaryHead, SumOfHeads
 from async_dni.learning.divergence import DivergenceError
 from async_dni.learning.methods.local import LocalGradient
 from async_dni.learning.structure import Output
-from async_dni.look import show_checkpoint
+from async_dni.look.main import main as look
 from async_dni.network.cost import Boundary, count_costs, measure_costs
 from async_dni.network.partition import partition
 from async_dni.record.checkpoint import load_checkpoint, newest_checkpoint
@@ -155,7 +154,7 @@ def test_heads_are_in_checkpoints_not_in_the_network_and_kept_at_common_cuts(
     assert list(before[0]["method"]["auxiliary_head"]) == ["layers.0.weight", "layers.0.bias"]
     assert set(before[0]["method"]["optimizer"]["layers.0.weight"]) == {"step", "exp_avg", "exp_avg_sq"}
     assert before[2]["method"] == {}
-    show_checkpoint(Console(), tmp_path / "run")
+    assert look(["checkpoint", str(tmp_path / "run")]) == 0
     assert "auxiliary head of 27 numbers" in capsys.readouterr().out
     fresh = trainer(mlp(), workers=4).cut(data)[1]
 

@@ -12,6 +12,7 @@ from ..record.evaluator import Evaluator
 from ..record.gradients.checker import GradientChecker
 from ..record.journal import Journal
 from ..record.problems import Problems
+from ..record.progress import Progress
 from ..record.run import Run
 from ..record.run_dir import RunDir
 from ..runtime.fork_server import end_server
@@ -36,11 +37,7 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
         made = {} if checkpoint is not None else {"run_dir": run_dir.path}
         run_dir.write_config({**config, **made})
     problems = Problems(job.progress.on_warning)
-    progress, start = job.progress, prepared.schedule.start
-    if run_dir is not None:
-        progress = Journal(progress, run_dir, problems, start)
-        if job.config.tensorboard:
-            progress = TensorBoardProgress(progress, run_dir.path / FOLDER, problems, start)
+    progress = _kept(job, run_dir, problems, prepared.schedule.start)
     progress.on_config(config)
     if not job.config.serial and (warning := crowded(job.config)):
         progress.on_warning(warning)
@@ -76,6 +73,16 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
     )
     run.callbacks.on_begin(config)
     return run
+
+
+def _kept(job: Job, run_dir: RunDir | None, problems: Problems, start: int) -> Progress:
+    """Who is told of the run: the display, and what keeps it in files."""
+    if run_dir is None:
+        return job.progress
+    progress: Progress = Journal(job.progress, run_dir, problems, start)
+    if job.config.tensorboard:
+        progress = TensorBoardProgress(progress, run_dir.path / FOLDER, problems, start)
+    return progress
 
 
 def _evaluator(job: Job, prepared: Prepared, interruption: Interruption) -> Evaluator | None:

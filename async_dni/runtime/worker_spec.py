@@ -46,5 +46,5 @@ class WorkerSpec:
     flags: Any  # an array of two bytes in SharedMemory
     events: Connection
     run_dir: RunDir | None
-    traced: Traced
+    traced: Traced = Traced(None, None)
     last_cut: int = 0  # of workers of this stage that died before this one: the newest that was received

@@ -35,9 +35,6 @@ class PlainProgress(Progress):
         self._print(f"starting {len(layers)} stages for {steps} steps")
         yield
 
-    def on_phase(self, text: str) -> None:
-        self._print(f"{text} …")
-
     def on_record(self, worker: int, record: dict[str, Any]) -> None:
         self.records[worker] = record
         if len(self.records) == len(self.layers) and time.monotonic() - self._printed >= self.SECONDS:

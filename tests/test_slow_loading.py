@@ -65,7 +65,8 @@ class Stopping(Slow):
 
 
 def test_a_worker_that_is_stopped_while_it_loads_is_replaced(tmp_path: Path) -> None:
-    result = Trainer(mlp(6, 8, 2), **SETTINGS).fit(Stopping(tmp_path / "stopped"), epochs=1)
+    settings = {**SETTINGS, "heartbeat_timeout": 3.0}  # of the other worker, too, which a busy machine may keep waiting
+    result = Trainer(mlp(6, 8, 2), **settings).fit(Stopping(tmp_path / "stopped"), epochs=1)
     assert [worker["restarts"] for worker in result.summary["workers"]] == [1, 0]
     assert "hung" in result.summary["workers"][0]["deaths"][0]
     assert result.summary["samples"] == 12

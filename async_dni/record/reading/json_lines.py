@@ -18,14 +18,18 @@ class JsonLines:
 
     def __init__(self, path: Path, kind_of: Callable[[dict[str, Any]], str]) -> None:
         self.path, self._kind_of = path, kind_of
-        self._rest, self._offset, self._line, self._faults = b"", 0, 0, list[tuple[int, str]]()
         self._unreadable: str | None = None
+        self._from_the_beginning()
+
+    def _from_the_beginning(self) -> None:
+        self._rest, self._offset, self._line = b"", 0, 0
+        self._faults: list[tuple[int, str]] = []
 
     def more(self) -> list[dict[str, Any]]:
         """The lines that have come since the last call."""
         try:
             if self.path.stat().st_size < self._offset:  # another file, in its place
-                self.__init__(self.path, self._kind_of)  # type: ignore[misc]
+                self._from_the_beginning()
             with self.path.open("rb") as file:
                 file.seek(self._offset)
                 content = file.read()

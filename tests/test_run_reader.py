@@ -161,6 +161,19 @@ def test_a_file_that_grows_is_read_on(tmp_path: Path) -> None:
     assert len(lines.more()) == 1, "another file in its place is read from its beginning"
 
 
+def test_of_a_long_file_the_last_lines_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps({"time": n, "kind": "begin"}) + "\n" for n in range(10_000)))
+    lines = JsonLines(path, lambda line: "event", tail=True)
+    found = [line["time"] for line in lines.more()]
+    assert 10 < len(found) < 1_000
+    assert found == list(range(10_000 - len(found), 10_000))
+    assert lines.notes(has_ended=True) == []
+    with path.open("a") as file:
+        file.write('{"time": 1, "kind": "end"}\n')
+    assert [line["kind"] for line in lines.more()] == ["end"]
+
+
 def test_a_journal_is_written_by_several_threads(tmp_path: Path) -> None:
     journal = Journal(Progress(), RunDir(tmp_path), Problems(print), 0)
 

@@ -75,7 +75,7 @@ def runs_in(path: Path) -> list[RunReader]:
     found = []
     for folder in folders:
         try:
-            found.append(RunReader(folder))
+            found.append(RunReader(folder, latest=True))
         except ConfigError:
             pass  # no run
     return found

@@ -9,15 +9,18 @@ from typing import Any
 
 from .schema import fault
 
+TAIL = 16_384  # bytes of the last lines
+
 
 class JsonLines:
     """Reads on where it stopped. `kind_of` says which schema a line is of; a line that has another form is left out.
 
-    `notes` say what was left out. A last line without its end may still be written, and is no fault until the run has ended.
+    With `tail`, of a long file the last lines only. `notes` say what was left out. A last line without its end may still be
+    written, and is no fault until the run has ended.
     """
 
-    def __init__(self, path: Path, kind_of: Callable[[dict[str, Any]], str]) -> None:
-        self.path, self._kind_of = path, kind_of
+    def __init__(self, path: Path, kind_of: Callable[[dict[str, Any]], str], tail: bool = False) -> None:
+        self.path, self._kind_of, self._tail = path, kind_of, tail
         self._unreadable: str | None = None
         self._from_the_beginning()
 
@@ -31,6 +34,9 @@ class JsonLines:
             if self.path.stat().st_size < self._offset:  # another file, in its place
                 self._from_the_beginning()
             with self.path.open("rb") as file:
+                if self._tail and not self._offset:
+                    file.seek(max(0, self.path.stat().st_size - TAIL))
+                    self._offset = file.tell() and file.tell() + len(file.readline())
                 file.seek(self._offset)
                 content = file.read()
         except FileNotFoundError:

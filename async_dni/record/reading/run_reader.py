@@ -26,11 +26,12 @@ class RunReader:
     """Reads what there is, and on with `refresh`. Raises `ConfigError` for a directory that is none of a run.
 
     Objects are plain dictionaries, in the forms that `async_dni/record/schemas` describe; what has another form is left out,
-    and `notes` say so. Nothing is raised for what is damaged or missing.
+    and `notes` say so. Nothing is raised for what is damaged or missing. `latest`: of each worker's records the last ones only,
+    which is enough for a list of many runs.
     """
 
-    def __init__(self, path: Path, setting: str = "path") -> None:
-        self.path, self.run_dir = path, RunDir(path)
+    def __init__(self, path: Path, setting: str = "path", latest: bool = False) -> None:
+        self.path, self.run_dir, self._latest = path, RunDir(path), latest
         marks = (self.run_dir.config, self.run_dir.summary, self.run_dir.metrics, path / "workers")
         try:
             if not any(mark.exists() for mark in marks):
@@ -61,7 +62,8 @@ class RunReader:
             lines.append(line)
         self.events += self._events.more()
         for worker in self._workers():
-            lines_of = self._records.setdefault(worker, JsonLines(self.run_dir.records(worker), lambda line: "record"))
+            records = JsonLines(self.run_dir.records(worker), lambda line: "record", tail=self._latest)
+            lines_of = self._records.setdefault(worker, records)
             self.records.setdefault(worker, []).extend(lines_of.more())
 
     def _workers(self) -> list[int]:

@@ -372,9 +372,9 @@ class Counts(Telemetry):
         self.simulation = simulation
         super().__init__(0, heartbeat)
 
-    def enter(self, phase: str) -> str:
+    def enter(self, phase: str, batch: int | None = None, upstream: bool = False) -> None:
         self.simulation.rest()
-        return super().enter(phase)
+        super().enter(phase, batch, upstream)
 
 
 class Memory(Snapshots):

@@ -28,6 +28,7 @@ def test_where_there_is_no_room_all_that_was_made_is_closed(number: int, monkeyp
     model = nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 64), nn.Linear(64, 2))
     data = torch.randn(1000, 4), torch.randint(2, (1000,))
     Trainer(model, workers=3, batch_size=500).fit(data, steps=1)  # the server that workers are forked from is there
+    gc.collect()  # what other tests have left to be collected
     before = set(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(os, "memfd_create", memfd_create)
     with pytest.raises(

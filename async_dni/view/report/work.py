@@ -41,7 +41,7 @@ def time_use(run: RunReader) -> Iterator[Figure]:
     rows = []
     for k, records in run.records.items():
         for part in grouped(records, STRETCHES):
-            spent = {kind.name: sum(r["seconds"].get(p, 0.0) for r in part for p in kind.phases) for kind in KINDS}
+            spent = spent_on(part)
             whole = sum(spent.values()) or 1.0
             rows += [
                 {"stage": f"stage {k}", "second": part[-1]["time"] - began, "phase": name, "share": value / whole}
@@ -74,11 +74,20 @@ def time_use(run: RunReader) -> Iterator[Figure]:
     yield Figure("time_use", "Where the time went", alt, rows, {"facet": facet, "spec": area})
 
 
+def spent_on(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds by kind."""
+    by_phase: dict[str, float] = {}
+    for record in records:
+        for phase, seconds in record["seconds"].items():
+            by_phase[phase] = by_phase.get(phase, 0.0) + seconds
+    return {kind.name: sum(by_phase.get(phase, 0.0) for phase in kind.phases) for kind in KINDS}
+
+
 def waiting(records: Sequence[Mapping[str, Any]]) -> float:
     """The share of a stage's time that it waited."""
-    whole = sum(sum(r["seconds"].values()) for r in records)
-    waits = sum(r["seconds"].get(phase, 0.0) for r in records for phase in KINDS[0].phases)
-    return waits / whole if whole else 0.0
+    spent = spent_on(records)
+    whole = sum(spent.values())
+    return spent[KINDS[0].name] / whole if whole else 0.0
 
 
 def distributions(run: RunReader) -> Iterator[Figure]:

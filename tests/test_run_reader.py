@@ -34,6 +34,8 @@ PLACES = 10
 COMMANDS = (["watch", "--once"], ["logs"], ["report", "--samples", "0"], ["compare"], ["trace"])
 TEXTS = ["config.json", "metrics.jsonl", "summary.json", "events.jsonl"]
 OF_WORKERS = ["workers/1.jsonl", "workers/1.log", "workers/1.spans.jsonl"]
+READ = [*TEXTS, "workers/1.jsonl"]  # by the reader, which tells what is wrong with them
+BINARY = ["trace.json.gz", "model.pt"]
 
 
 def closed(form: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def test_schemas_are_schemas_and_tell_what_is_missing(name: str) -> None:
     assert fault(name, {}) is not None
 
 
-@pytest.mark.parametrize("name", [*TEXTS, *OF_WORKERS])
+@pytest.mark.parametrize("name", [*TEXTS, *OF_WORKERS, *BINARY])
 def test_a_file_that_is_cut_off_is_shown_as_far_as_it_goes(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -92,7 +94,7 @@ def test_a_file_that_is_cut_off_is_shown_as_far_as_it_goes(
         )
         (run / name).write_bytes(content[:place])
         read = RunReader(run)
-        if name not in ("workers/1.log", "workers/1.spans.jsonl") and not content[:place].endswith(b"\n"):
+        if name in READ and not content[:place].endswith(b"\n"):
             assert any(Path(name).name in note for note in read.notes) or place == 0
         assert len(read.evaluations) <= len(whole.evaluations)
         assert len(read.records[1]) <= len(whole.records[1])
@@ -101,10 +103,13 @@ def test_a_file_that_is_cut_off_is_shown_as_far_as_it_goes(
             for command, *options in COMMANDS:
                 others = [str(finished_run)] if command == "compare" else []
                 assert look([command, str(run), *others, *options]) in (0, 2)
+            if name == "model.pt":
+                assert look(["report", str(run), "--samples", "1"]) == 0
+                assert "No pictures of confused samples" in (run / "report.html").read_text()
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [*TEXTS, *OF_WORKERS, "trace.json.gz", "model.pt"])
+@pytest.mark.parametrize("name", [*TEXTS, *OF_WORKERS, *BINARY])
 @pytest.mark.parametrize("damage", ["missing", "empty", "garbled", "another's"])
 def test_a_file_that_is_damaged_stops_nobody(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, damage: str
@@ -113,8 +118,7 @@ def test_a_file_that_is_damaged_stops_nobody(
     contents = {"empty": b"", "garbled": bytes(range(256)) * 3, "another's": b'{"step": "far", "kind": 3}\n[1]\n'}
     (run / name).unlink() if damage == "missing" else (run / name).write_bytes(contents[damage])
     read = RunReader(run)
-    is_read = name in TEXTS or name == "workers/1.jsonl"
-    if is_read and damage not in ("missing", "empty"):
+    if name in READ and damage not in ("missing", "empty"):
         assert any(Path(name).name in note for note in read.notes)
     for command in ("watch", "logs"):
         assert look([command, str(run)]) == 0

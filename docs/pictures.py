@@ -23,6 +23,7 @@ from async_dni import Trainer, fcn, load_dataset
 from async_dni.record.reading.run_reader import RunReader
 from async_dni.view.drawing import draw
 from async_dni.view.live import LiveProgress
+from async_dni.view.report.bundle import bundled
 from async_dni.view.report.files import write_svg
 from async_dni.view.report.page import figures_of, render
 
@@ -87,7 +88,8 @@ def main() -> None:
         run = train(
             folder / "mnist", 3, widths, "python launch.py", 1920, gradient_check_every=240, trace_steps="600:700"
         )
-        html = render(run, (), samples=8)
+        with bundled() as javascript:
+            html = render(run, (), 8, javascript)
         photograph(html, folder, "report-desktop", 1280, 1500, 1.0)
         photograph(html, folder, "report-phone", 390, 1300, 1.0)
         for name, split in (("slow", (1,)), ("cured", None)):

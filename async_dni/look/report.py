@@ -11,6 +11,7 @@ from rich.console import Console
 from ..foundation.atomic_file import write_atomically
 from ..foundation.error import ConfigError
 from ..record.reading.run_reader import RunReader
+from ..view.report.bundle import bundled
 from ..view.report.files import WRITERS, write_figures
 from ..view.report.page import figures_of, render
 from .command import Command, add_run_dir
@@ -34,12 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def show(options: argparse.Namespace, console: Console) -> None:
     """Write the page and the files, and say where they are."""
-    run = RunReader(options.path)
-    others = [RunReader(path, "compare") for path in options.compare]
     if importlib.util.find_spec(NEEDED) is None:
         raise ConfigError("path", options.path, "charts need vl-convert-python: pip install 'async-dni[view]'")
+    with bundled() as javascript:
+        run = RunReader(options.path)
+        others = [RunReader(path, "compare") for path in options.compare]
+        html = render(run, others, options.samples, javascript).encode()
     out = options.out or run.path / "report.html"
-    html = render(run, others, options.samples).encode()
     written = [_write(out, html)]
     figures = figures_of(run, others)
     for kind in WRITERS:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,8 @@ def named(runs: Sequence[RunReader]) -> dict[str, RunReader]:
     return {name if names.count(name) == 1 else str(run.path): run for name, run in zip(names, runs, strict=True)}
 
 
-def render(run: RunReader, others: Sequence[RunReader], samples: int) -> str:
-    """The page's HTML."""
+def render(run: RunReader, others: Sequence[RunReader], samples: int, javascript: Callable[[], str]) -> str:
+    """The page's HTML; `javascript` gives what draws its charts."""
     import jinja2
 
     found, why = confused_samples(run, samples)
@@ -63,7 +62,7 @@ def render(run: RunReader, others: Sequence[RunReader], samples: int) -> str:
         command=command(run.config),
         environment=run.config.get("environment", {}),
         made=time.strftime("%Y-%m-%d %H:%M"),
-        javascript=_javascript(),
+        javascript=javascript(),
     )
 
 
@@ -142,12 +141,3 @@ def happenings(run: RunReader) -> list[tuple[str, str, str]]:
 def _script(value: Any) -> str:
     """JSON that can stand in a script: nothing in it ends the element."""
     return json.dumps(value, separators=(",", ":"), default=str).replace("<", "\\u003c").replace("\u2028", "\\u2028")
-
-
-@lru_cache
-def _javascript() -> str:
-    """Vega, Vega-Lite and Vega-Embed, whole."""
-    import vl_convert
-
-    bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub wants a snippet, it does not
-    return bundle.replace("</script", "<\\/script")

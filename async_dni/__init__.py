@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from .foundation.version import VERSION
 from .runtime.machine import parent_death  # noqa: F401  (before torch is loaded: see there)
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from .record.gradients.check import GradientCheck, StageGradients
     from .record.gradients.comparison import Comparison
     from .record.result import TrainResult
-    from .runtime.supervisor import WorkerError
+    from .runtime.hosts.host_error import HostError
+    from .runtime.listener import WorkerError
     from .trainer import Trainer
 
 _HOMES = {
@@ -68,11 +70,12 @@ _HOMES = {
     "record.gradients.check": ("GradientCheck", "StageGradients"),
     "record.gradients.comparison": ("Comparison",),
     "record.result": ("TrainResult",),
-    "runtime.supervisor": ("WorkerError",),
+    "runtime.hosts.host_error": ("HostError",),
+    "runtime.listener": ("WorkerError",),
     "trainer": ("Trainer",),
 }
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "DATASETS",
@@ -91,6 +94,7 @@ __all__ = [
     "Evaluation",
     "ExperimentConfig",
     "GradientCheck",
+    "HostError",
     "ImageDataset",
     "LinearSynthesizer",
     "LowRankSynthesizer",

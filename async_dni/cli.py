@@ -101,7 +101,15 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, *con
     Raises `ConfigError`.
     """
     given = vars(parser.parse_args(arguments))
-    values = {**resumed_settings(Path(given["resume"]), given), **given} if given.get("resume") else given
+    return made_of(given, read_config(given), *configs)
+
+
+def made_of(given: dict[str, Any], resumed: str | None, *configs: type) -> list[Any]:
+    """One object of each dataclass, of what the command line gives, and of the config.json of a run that is gone on with.
+
+    Raises `ConfigError`.
+    """
+    values = given if resumed is None else {**resumed_settings(resumed, given), **given}
     load_plugins(values.get("plugin", ()))  # a resumed run's, too
     made = []
     for config in configs:
@@ -135,14 +143,27 @@ def load_plugins(names: Sequence[str]) -> None:
             raise ConfigError("plugin", name, f"it can't be imported ({reason(error)})") from error
 
 
-def resumed_settings(path: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """The settings of the run that is resumed, without those that the given ones replace."""
-    run_dir = RunDir.of(path)
+def read_config(given: dict[str, Any]) -> str | None:
+    """The config.json of the run that is gone on with, if one is. Raises `ConfigError`."""
+    if not given.get("resume"):
+        return None
+    path = Path(given["resume"])
+    config = RunDir.of(path).config
     try:
-        stored = json.loads(run_dir.config.read_text())
+        return str(config.read_text())
+    except (OSError, ValueError):
+        raise ConfigError("resume", path, f"allowed: a run directory; {config} can't be read") from None
+
+
+def resumed_settings(text: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the run that is resumed, without those that the given ones replace. Raises `ConfigError`."""
+    try:
+        stored = json.loads(text)
         split, workers = stored["used"]["split"], stored["workers"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise ConfigError("resume", path, f"allowed: a run directory; {run_dir.config} can't be read") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        path = Path(given["resume"])
+        config = RunDir.of(path).config
+        raise ConfigError("resume", path, f"allowed: a run directory; {config} can't be read") from None
     replaced = {"resume", "run_dir"}
     replaced |= {"epochs", "steps"} if {"epochs", "steps"} & set(given) else set()
     if given.get("workers", workers) != workers:

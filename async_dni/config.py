@@ -16,6 +16,7 @@ from .settings.arithmetic import Arithmetic
 from .settings.data import Data
 from .settings.evaluations import Evaluations
 from .settings.files import Files
+from .settings.hosts import Hosts
 from .settings.processes import Processes
 from .settings.splitting import Splitting
 from .settings.stages import Stages
@@ -26,7 +27,9 @@ NAMES = ("metrics", "augment", "split_points")  # settings that may be given as 
 
 
 @dataclass(frozen=True)
-class TrainerConfig(Updates, Evaluations, Data, Files, Processes, Arithmetic, Synthesis, Splitting, Stages, Checked):
+class TrainerConfig(
+    Updates, Evaluations, Data, Files, Hosts, Processes, Arithmetic, Synthesis, Splitting, Stages, Checked
+):
     """How a network is trained: what `Trainer` takes beside the model, the loss and the optimizer."""
 
     def __post_init__(self) -> None:
@@ -43,6 +46,9 @@ class TrainerConfig(Updates, Evaluations, Data, Files, Processes, Arithmetic, Sy
             raise ConfigError("split", cuts, f"{self.workers} workers need {self.workers - 1}")
         if self.stage_lr is not None and len(self.stage_lr) != self.workers:
             raise ConfigError("stage_lr", self.stage_lr, f"{self.workers} workers need {self.workers}, one each")
+        if self.hosts_split is not None and sum(self.hosts_split) != self.workers:
+            given = f"{','.join(map(str, self.hosts_split))} ({sum(self.hosts_split)} in all)"
+            raise ConfigError("hosts_split", given, f"there are {self.workers} workers; allowed: as many")
         if self.overflow == "drop":
             for name, why in (
                 ("method", f"{self.method} waits for the gradient of each batch" * (self.waits)),

@@ -15,12 +15,10 @@ from torch import nn
 
 from .config import TrainerConfig
 from .fit.heads import own_head
-from .fit.in_process import train_in_process
-from .fit.in_workers import train_in_workers, wire
 from .fit.job import Job, OwnHead, OwnSynthesizer
 from .fit.plan import make_plan
 from .fit.prepare import prepare
-from .fit.record import open_records
+from .fit.run import Given, met, run_job
 from .fit.stream import sized
 from .foundation.error import ConfigError
 from .learning.condition import OwnCondition
@@ -35,6 +33,9 @@ from .record.callback import Callback, checked_callbacks
 from .record.checkpoint import load_checkpoint, newest_checkpoint
 from .record.progress import Progress
 from .record.result import TrainResult
+from .runtime.hosts.group import Hosts
+from .runtime.hosts.place import Place
+from .runtime.hosts.torchrun import has_others
 from .runtime.machine.device import assign_devices
 from .runtime.machine.interruption import Interruption
 from .view.choice import make_progress
@@ -100,8 +101,10 @@ class Trainer:
             model = split(model, self.config.split_points)
         network = check_partition(model, self.config.workers, self.config.split)
         self.callbacks = checked_callbacks(callbacks)
-        devices = assign_devices(self.config.device_map, self.config.workers)
-        self.devices = ["cpu"] * len(devices) if self.config.serial else devices
+        self.devices = ["cpu"] * self.config.workers
+        if not has_others():  # else each host assigns its own, when it is known which stages it has
+            devices = assign_devices(self.config.device_map, self.config.workers)
+            self.devices = self.devices if self.config.serial else devices
         self.model, self.optimizer, self.loss_fn = network, optimizer, loss_fn or nn.CrossEntropyLoss()
         self.synthesizer, self.condition, self.progress = synthesizer, condition, make_progress(progress)
         self.metrics = dict(metrics or {})
@@ -118,6 +121,7 @@ class Trainer:
             self.synthesizer,
             self.devices,
             self.progress,
+            Place((self.config.workers,)),
             self.condition,
             self.metrics,
             self.callbacks,
@@ -136,6 +140,7 @@ class Trainer:
         settings: dict[str, Any] | None = None,
         runs: Path | None = None,
         interruption: Interruption | None = None,
+        hosts: Hosts | None = None,
     ) -> TrainResult:
         """Train for a number of epochs (or of steps: batches) and return the trained network.
 
@@ -149,24 +154,16 @@ class Trainer:
         raises `KeyboardInterrupt`, within half a second or a batch, or does what the `interruption` is made with.
 
         With `resume`, epochs and steps count from the beginning of the run that is gone on with.
+
+        Under torchrun each process is a host, which has some of the stages, and calls this with the same arguments. The first one
+        evaluates and writes; all return the trained network, and raise `HostError` where a host is lost. `hosts`: those that
+        have met already.
         """
         if getattr(current_process(), "_inheriting", False):
             sys.exit(1)  # a worker imports a script that trains when it is imported; the supervisor says so
-        self.progress.on_phase("looking at the data and the network")
-        job = sized(self.job, train_set)
-        prepared = prepare(job, train_set, eval_set, epochs, steps, runs)
-        self.progress.on_phase("cutting the network into stages")
-        plan = make_plan(job, prepared)
-        wiring = None if self.config.serial else wire(job, prepared, plan)
-        interruption = interruption or Interruption()
-        with interruption.handled():
-            run = open_records(job, prepared, plan, settings or {}, interruption)
-            with run.open(), run.progress.running(plan.layers, prepared.stream.steps):
-                if wiring is None:
-                    trained = train_in_process(job, prepared, plan, run, interruption)
-                else:
-                    trained = train_in_workers(job, wiring, run, interruption)
-            return run.result(trained.summary(job, prepared, plan), lambda: interruption.number)
+        given = Given(train_set, eval_set, epochs, steps, settings or {}, runs)
+        with met(self.config, hosts) as hosts:
+            return run_job(self.job, given, interruption or Interruption(), hosts)
 
     def cut(self, train_set: Any) -> tuple[list[int], list[StageSpec], list[Any]]:
         """What `fit` would cut the network into: the index of each stage's first block, but for the first stage; what

@@ -33,9 +33,11 @@ from async_dni.learning.synthesizers import make_synthesizer
 from async_dni.record.heartbeat import Heartbeat
 from async_dni.record.schedule import CutKind, Schedule
 from async_dni.record.telemetry import Telemetry
+from async_dni.runtime.cuts.whole import WholeCuts
+from async_dni.runtime.listener import Listener
 from async_dni.runtime.machine.interruption import Interruption
 from async_dni.runtime.snapshots import Snapshots
-from async_dni.runtime.supervisor import Listener, Patience, Supervisor, _State
+from async_dni.runtime.supervisor import Patience, Supervisor, _State
 from async_dni.runtime.transport.tensor_queue import _RELEASED, _WRITTEN, TensorQueue, TensorSpec
 from async_dni.runtime.worker import Worker
 from async_dni.runtime.worker_spec import STOP, WorkerSpec
@@ -109,8 +111,9 @@ class Simulation:
         def ignored(*told: object) -> None:
             pass
 
-        listener = Listener(ignored, ignored, self._on_cut, ignored, ignored, ignored)
-        self.supervisor = Supervisor(None, self.specs, [], listener, Patience(1, 1, 1), Interruption())
+        listener = Listener(ignored, ignored, ignored, ignored, ignored)
+        cuts = WholeCuts(len(self.specs), 0, self._on_cut)
+        self.supervisor = Supervisor(None, self.specs, [], listener, Patience(1, 1, 1), Interruption(), cuts)
         self.known = [_State(spec, None, None, 0.0) for spec in self.specs]  # type: ignore[arg-type]
         self._rng = random.Random(plan.seed)
         self._turn_is_over = threading.Semaphore(0)
@@ -305,8 +308,8 @@ class Simulation:
 def without_bytes() -> Iterator[None]:
     """Cuts reach the supervisor as they are: their bytes would take most of the time."""
     with (
-        patch("async_dni.runtime.cuts.to_bytes", lambda state: state),
-        patch("async_dni.runtime.supervisor.from_bytes", lambda state: state),
+        patch("async_dni.runtime.cuts.of_stage.to_bytes", lambda state: state),
+        patch("async_dni.runtime.cuts.whole.from_bytes", lambda state: state),
     ):
         yield
 

@@ -120,7 +120,7 @@ def test_threads_are_as_set_else_openmps_else_the_cores_shared_out(given, omp, e
     if omp is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", omp)
     monkeypatch.setattr(device, "usable_cores", lambda: 7)
-    assert threads_per_worker(TrainerConfig(workers=3, threads_per_worker=given)) == expected
+    assert threads_per_worker(TrainerConfig(workers=3, threads_per_worker=given), 3) == expected
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_more_threads_than_cores_by_the_environment_are_warned_of(omp, settings,
     if omp is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", omp)
     monkeypatch.setattr(device, "usable_cores", lambda: 2)
-    said = device.crowded(TrainerConfig(**settings))
+    said = device.crowded(config := TrainerConfig(**settings), config.workers)
     assert said == told or said.startswith(told)
 
 
@@ -146,7 +146,7 @@ def test_what_the_fork_server_is_told_is_not_taken_for_the_users(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(device, "usable_cores", lambda: 3)
     config, found = TrainerConfig(workers=3), []
-    asking = threading.Thread(target=lambda: found.append(threads_per_worker(config)))
+    asking = threading.Thread(target=lambda: found.append(threads_per_worker(config, config.workers)))
 
     def started():
         asking.start()

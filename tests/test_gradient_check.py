@@ -28,7 +28,7 @@ from async_dni.record.gradients.checker import GradientChecker, find_gradients, 
 from async_dni.record.gradients.comparison import compare
 from async_dni.record.progress import Progress
 from async_dni.record.schedule import CutKind, Schedule
-from async_dni.runtime.cuts import state_of
+from async_dni.runtime.cuts.of_stage import state_of
 from async_dni.runtime.serial import Serial
 
 WIDTH, CLASSES, BATCH = 7, 3, 10

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from async_dni import ConfigError, TrainerConfig, WorkerError
 from async_dni.record.heartbeat import Heartbeat
 from async_dni.runtime import supervisor
+from async_dni.runtime.cuts.whole import WholeCuts
 from async_dni.runtime.events import Finished
+from async_dni.runtime.listener import Listener
 from async_dni.runtime.machine.interruption import Interruption
-from async_dni.runtime.supervisor import INTERVAL, Listener, Patience, Supervisor, _State
+from async_dni.runtime.supervisor import INTERVAL, Patience, Supervisor, _State
 from async_dni.runtime.worker_spec import START
 
 
@@ -132,8 +134,10 @@ def watch(is_started: bool = True, timeout: float = 1.0) -> tuple[Supervisor, _S
     flags[START] = int(is_started)
     spec: Any = SimpleNamespace(index=0, heartbeat=Heartbeat(), flags=flags)
     nothing: Any = lambda *args: None  # noqa: E731
-    listener = Listener(nothing, nothing, nothing, nothing, nothing, nothing)
-    watcher = Supervisor(None, [spec], [], listener, Patience(5.0, timeout, 0), Interruption())
+    listener = Listener(nothing, nothing, nothing, nothing, nothing)
+    watcher = Supervisor(
+        None, [spec], [], listener, Patience(5.0, timeout, 0), Interruption(), WholeCuts(1, 0, nothing)
+    )
     state = _State(spec, None, nothing, ready_by=1005.0, pid=1)
     killed: list[_State] = []
     watcher._kill = killed.append  # type: ignore[method-assign]

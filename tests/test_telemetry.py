@@ -2,7 +2,6 @@ import io
 import json
 import os
 import threading
-from types import SimpleNamespace
 
 import pytest
 
@@ -26,7 +25,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(telemetry, "time", SimpleNamespace(monotonic=clock, time=lambda: 0.0))
+    monkeypatch.setattr(telemetry, "monotonic", clock)
+    monkeypatch.setattr(telemetry, "wall_time", lambda: 0.0)
     monkeypatch.setattr(telemetry, "Interval", lambda: Interval(began=clock.now))
     return clock
 

@@ -9,7 +9,6 @@ from ..record.run import Run
 from ..record.schedule import CutKind
 from ..record.telemetry import record_all
 from ..record.trace.tracing import Traced
-from ..runtime.machine.device import threads_per_worker
 from ..runtime.machine.interruption import Interruption
 from ..runtime.serial import Serial
 from .job import Job
@@ -21,7 +20,7 @@ from .trained import Trained
 def train_in_process(job: Job, prepared: Prepared, plan: Plan, run: Run, interruption: Interruption) -> Trained:
     """Train to the end of the stream, or to an early one. Raises `DivergenceError`."""
     threads, states = torch.get_num_threads(), RandomState.capture()
-    torch.set_num_threads(threads_per_worker(job.config))
+    torch.set_num_threads(job.threads)
     try:
         return _drive(job, prepared, plan, run, interruption)
     finally:

@@ -16,6 +16,8 @@ from ..learning.stage import OptimizerFactory
 from ..learning.updates.habits import ParamGroups
 from ..record.callback import Callback
 from ..record.progress import Progress
+from ..runtime.hosts.place import Place
+from ..runtime.machine.device import threads_per_worker
 
 OwnSynthesizer = Callable[[Sequence[int], int], nn.Module]
 """Shape of one sample of the stage's output, classes of the labels that it sees, or numbers in a row (0: it sees none)."""
@@ -35,12 +37,18 @@ class Job:
     synthesizer: OwnSynthesizer | None  # a user's own
     devices: list[str]  # one a stage
     progress: Progress
+    place: Place  # which stages are on this host
     condition: OwnCondition | None = None  # a user's own
     metrics: Mapping[str, Any] = field(default_factory=dict)  # a user's own, by name
     callbacks: Sequence[Callback] = ()
     scheduler: SchedulerFactory | None = None
     param_groups: ParamGroups | None = None
     auxiliary_head: OwnHead | None = None  # a user's own
+
+    @property
+    def threads(self) -> int:
+        """Of each worker's arithmetic on this host."""
+        return threads_per_worker(self.config, self.place.workers_beside)
 
     @property
     def method(self) -> MethodSpec:

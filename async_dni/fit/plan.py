@@ -21,7 +21,6 @@ from ..network.cost import count_costs, measure_costs
 from ..network.partition import balance, check_shared, partition
 from ..network.step import try_steps
 from ..network.trial import Trial, check_one_row
-from ..runtime.machine.device import threads_per_worker
 from .boundaries import Made, make_boundaries
 from .habits import check_habits, make_habits
 from .heads import first_row, with_heads
@@ -133,7 +132,7 @@ def _split(job: Job, spec: StageSpec, made: Sequence[Made], prepared: Prepared) 
     if config.effective_lag is None:
         with refused("train_set"), suppress(DivergenceError):  # a worker will tell where it diverged
             boundaries = [each.boundary(job, trial, block) for block, each in enumerate(made)]
-            threads = threads_per_worker(config)
+            threads = job.threads
             try_steps([spec], trial.first)  # what is measured makes steps, too
             # what is loaded in processes of its own costs stage 0 nothing
             load = (lambda: trial.first) if config.loader_workers else lambda: prepared.stream[0]

@@ -16,7 +16,7 @@ from ..record.progress import Progress
 from ..record.run import Run
 from ..record.run_dir import RunDir
 from ..runtime.fork_server import end_server
-from ..runtime.machine.device import crowded, threads_per_worker
+from ..runtime.machine.device import crowded
 from ..runtime.machine.interruption import Interruption
 from ..view.tensorboard import FOLDER, TensorBoardProgress
 from .habits import changed_schedule
@@ -39,7 +39,7 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
     problems = Problems(job.progress.on_warning)
     progress = _kept(job, run_dir, problems, prepared.schedule.start)
     progress.on_config(config)
-    if not job.config.serial and (warning := crowded(job.config)):
+    if not job.config.serial and (warning := crowded(job.config, job.place.workers_beside)):
         progress.on_warning(warning)
     if checkpoint is not None:
         models = "synthesizers" * job.method.synthesizer or "auxiliary heads" * job.method.auxiliary_head
@@ -57,7 +57,7 @@ def open_records(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, A
         steps=prepared.stream.steps,
         eval_every=prepared.schedule.eval_every,
         keep_checkpoints=job.config.keep_checkpoints,
-        threads=threads_per_worker(job.config),
+        threads=job.threads,
         about={
             "identity": prepared.identity,
             "blocks": [name for name, _ in named_blocks(prepared.model)],
@@ -115,7 +115,7 @@ def _config(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, Any]) 
     used = {
         "split": plan.split,
         "devices": job.devices,
-        "threads_per_worker": threads_per_worker(job.config),
+        "threads_per_worker": job.threads,
         "synthesizer_hidden": list(job.config.hidden),
         "synthesizer_matmul_precision": [
             stage.synthesizer_matmul_precision for stage in plan.stages if stage.synthesizer is not None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import IO, Any
 
 import psutil
 
+from ..foundation.clock import monotonic, wall_time
 from .heartbeat import PHASES, Heartbeat
 from .logs.line import formatted
 from .run_dir import RunDir
@@ -32,7 +32,7 @@ INTERVAL = 0.5  # seconds between records
 class Interval:
     """What was counted since some moment."""
 
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=monotonic)
     samples: int = 0
     loss: float = 0.0
     losses: int = 0
@@ -55,7 +55,7 @@ class Telemetry:
         self.has_begun = False
         self.phase = "wait_activation"
         self.spans: Spans | None = None  # where steps are traced
-        self._since = time.monotonic()
+        self._since = monotonic()
         self._lag_sum = self._lag_count = self._made = 0
         self._interval = Interval()
         self._lock = threading.Lock()  # between the worker's thread and the recorder's
@@ -65,7 +65,7 @@ class Telemetry:
     def enter(self, phase: str, batch: int | None = None, upstream: bool = False) -> None:
         """The worker does `phase` from now on, for a batch; `upstream`: it sends a gradient, not an activation."""
         with self._lock:
-            self._account(time.monotonic())
+            self._account(monotonic())
             self.phase = phase
         self.heartbeat.enter(phase)
         if self.spans is not None:
@@ -78,13 +78,13 @@ class Telemetry:
 
     @property
     def started(self) -> float | None:
-        """`time.monotonic()` of the first batch taken."""
+        """`time.monotonic()` of the first batch taken, by the clock of the run."""
         return self.heartbeat.started_ns / 1e9 or None
 
     def begin(self) -> None:
         """The first batch was taken: training starts here, or goes on."""
         with self._lock:
-            self._since = time.monotonic()
+            self._since = monotonic()
             self.heartbeat.started_ns = self.heartbeat.started_ns or int(self._since * 1e9)
             self.has_begun = True
             self.seconds = dict.fromkeys(PHASES, 0.0)
@@ -105,7 +105,7 @@ class Telemetry:
         with self._lock:
             if made > self._made:
                 self.heartbeat.updates += made - self._made
-                self._made, self.ended = made, time.monotonic()
+                self._made, self.ended = made, monotonic()
 
     def learnt(self, lag: int, synthesizer_loss: float | None) -> None:
         """A gradient was learnt from, before batch `its own + lag` was begun."""
@@ -133,13 +133,13 @@ class Telemetry:
 
     def record(self, queues: dict[str, int]) -> dict[str, Any]:
         """What happened since the last record, as a JSON object; seconds, losses and lags are of that interval."""
-        now = time.monotonic()
+        now = monotonic()
         with self._lock:
             self._account(now)
             last, self._interval = self._interval, Interval()
         lags = last.lags
         return {
-            "time": time.time(),
+            "time": wall_time(),
             "pid": os.getpid(),
             "step": self.start + self.heartbeat.steps,
             "samples_per_second": last.samples / max(now - last.began, 1e-9),
@@ -158,7 +158,7 @@ class Telemetry:
     def totals(self) -> dict[str, Any]:
         """What the whole run came to, for the summary."""
         with self._lock:
-            self._account(time.monotonic())
+            self._account(monotonic())
             total = sum(self.seconds.values())
             waited = sum(self.seconds[phase] for phase in WAITS)
         return {

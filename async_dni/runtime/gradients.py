@@ -11,7 +11,7 @@ from ..learning.batch import Batch
 from ..learning.stage import Stage
 from ..learning.structure import Gradient, mapped, one_or_all
 from ..record.telemetry import INTERVAL, Telemetry
-from .cuts import Cuts
+from .cuts.of_stage import Cuts
 from .guard import Guard
 from .upstream import Upstream
 from .worker_spec import WorkerSpec

@@ -31,7 +31,7 @@ from ..learning.structure import Gradient
 from ..learning.updates.loss_scale import Float16OverflowError
 from ..record.schedule import CutKind
 from ..record.telemetry import Telemetry
-from .cuts import state_of
+from .cuts.of_stage import state_of
 
 
 class Serial:
@@ -150,7 +150,7 @@ class Serial:
             self.arrived[k - 1][index] = grad_input
 
     def states(self) -> list[dict[str, Any]]:
-        """Every stage's state, as of `open_cut.OpenCut`: all that it needs to go on. Updates that wait are made first."""
+        """Every stage's state, as of `OpenCut`: all that it needs to go on. Updates that wait are made first."""
         if self.stages[0].method.waits:
             for index in list(self.stages[0].pending):
                 self._learn(index)

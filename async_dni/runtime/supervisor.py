@@ -20,8 +20,10 @@ from typing import Any
 
 import psutil
 
-from ..record.schedule import CutKind
-from .events import Cut, EventReceiver, Failed, Finished, Ready, Recorded, from_bytes
+from .cuts.whole import Gathered
+from .events import Cut, EventReceiver, Failed, Finished, Ready, Recorded
+from .hosts.outside import Kept, Outside
+from .listener import Listener, WorkerError
 from .machine.environment import importable_main
 from .machine.interruption import Interruption
 from .worker_process import DUMP, worker_main
@@ -30,14 +32,6 @@ from .worker_spec import START, STOP, WorkerSpec
 GRACE = 2.0  # seconds that a worker which has finished has to end, before SIGKILL
 GUARD = 'a script that trains must do so under `if __name__ == "__main__":`, as workers import it'
 INTERVAL = 0.5  # seconds between looks at the heartbeats; also what a worker that hangs has, to say where
-
-
-class WorkerError(RuntimeError):
-    """A worker failed: `stage` is its index, `details` its traceback where it raised."""
-
-    def __init__(self, stage: int, message: str, details: str = "") -> None:
-        super().__init__(message)
-        self.stage, self.details = stage, details
 
 
 @dataclass
@@ -61,20 +55,6 @@ class _State:
 
 
 @dataclass(frozen=True)
-class Listener:
-    """Who is told what the workers report."""
-
-    on_start: Callable[[], None]
-    on_record: Callable[[int, dict[str, Any]], None]  # worker, record
-    # step, the stages' states, how much these hold, whether it is the final one
-    on_cut: Callable[[int, list[dict[str, Any]], CutKind, bool], None]
-    on_ready: Callable[[int, int], None]  # worker, its process's number
-    on_restart: Callable[[int, str], None]  # worker, a sentence for a person
-    # the stages' last snapshots, step and state, all newer than the last checkpoint: what is left of a run that failed
-    on_failure: Callable[[list[tuple[int, dict[str, Any]]]], None]
-
-
-@dataclass(frozen=True)
 class Patience:
     """How long workers are waited for, and how often they are started again."""
 
@@ -93,45 +73,55 @@ class Supervisor:
     listener: Listener
     patience: Patience
     interruption: Interruption
+    cuts: Gathered
     deaths: list[list[str]] = field(default_factory=list)  # of each stage's workers that were replaced: a sentence each
     _workers: list[_State] = field(default_factory=list)
-    _cuts: dict[tuple[int, CutKind, bool], dict[int, bytes]] = field(default_factory=dict)
-    _full_cut: int = 0  # the newest that came whole, or that the run goes on from
+    outside: Outside = field(default_factory=Outside)  # other hosts
     _looked: float = 0.0
 
     def run(self) -> list[dict[str, Any]]:
         """Start, watch, and return every worker's totals. Raises `WorkerError` where a worker fails."""
         try:
-            self.deaths, self._full_cut = [[] for _ in self.specs], self.specs[0].schedule.start
+            self.deaths = [[] for _ in self.specs]
             self.interruption.on_signal = self.stop
             for spec, receiver in zip(self.specs, self.receivers, strict=True):
                 self._workers.append(self._start(spec, receiver))
-            self._watch(lambda worker: worker.pid is not None)
+            self._watch(lambda: all(worker.pid is not None for worker in self._workers))
             if self.interruption.is_ending:
                 self.stop()  # it came before there was anything to stop
+            self.outside.on_ready()
+            self._watch(lambda: self.outside.may_begin)
             self.listener.on_start()
             self._set_flag(START)
-            self._watch(lambda worker: worker.totals is not None)
-            return [worker.totals or {} for worker in self._workers]
-        except WorkerError:
+            self._watch(lambda: all(worker.totals is not None for worker in self._workers))
+            totals = [worker.totals or {} for worker in self._workers]
+            self.outside.on_finished(totals, self.deaths)
+            self._watch(lambda: self.outside.has_ended)
+            return totals
+        except WorkerError as error:
             self._end()
-            self._salvage()
+            self._salvage(error)
             raise
         finally:
             self.interruption.on_signal = lambda: None
             self._end()
             self._close()
 
-    def _salvage(self) -> None:
+    def _salvage(self, error: WorkerError) -> None:
         """Hand on the stages' last snapshots, where they are newer than the last checkpoint."""
-        snapshots = [(spec.snapshots.step or 0, spec.snapshots.load()) for spec in self.specs]
-        kept = [(step, state) for step, state in snapshots if step > self._full_cut and state is not None]
-        if len(kept) == len(snapshots):
-            self.listener.on_failure(kept)
+        kept: Kept = {}
+        for spec in self.specs:
+            if (state := spec.snapshots.load()) is not None:
+                kept[spec.index] = spec.snapshots.step or 0, state
+        kept = self.outside.on_failure(error, kept)
+        newer = [kept[stage] for stage in sorted(kept) if kept[stage][0] > self.cuts.newest]
+        if len(newer) == self.cuts.stages:
+            self.listener.on_failure(newer)
 
     def stop(self) -> None:
         """Ask for an early end: stage 0 ends the stream after the batch in hand, and the others follow."""
         self._set_flag(STOP)
+        self.outside.on_stop()
 
     def _set_flag(self, flag: int) -> None:
         self.specs[0].flags[flag] = 1
@@ -148,24 +138,27 @@ class Supervisor:
         spec.events.close()  # the worker's copy is the only one now, so its death closes the pipe
         return _State(spec, process, EventReceiver(receiver), time.monotonic() + self.patience.start_timeout)
 
-    def _watch(self, is_done: Callable[[_State], bool]) -> None:
-        """Handle what the workers report, and their deaths, until all are done, or a second signal comes."""
-        while waiting := [worker for worker in self._workers if not is_done(worker)]:
-            watched: list[Any] = [worker.events for worker in self._workers if not worker.events.closed]
+    def _watch(self, is_done: Callable[[], bool]) -> None:
+        """Handle what workers and other hosts report, and the workers' deaths, until all is done, or a second signal comes."""
+        while not is_done():
+            waiting = [worker for worker in self._workers if worker.totals is None]
+            watched: list[Any] = [*self.outside.watched]
+            watched += [worker.events for worker in self._workers if not worker.events.closed]
             watched += [worker.process.sentinel for worker in waiting]
             ready: list[Any] = connection.wait(watched, timeout=INTERVAL)
             self.interruption.check()
             if self.interruption.is_ending and not self.specs[0].flags[STOP]:
                 self.stop()  # of another thread
+            self.outside.look()
             for worker in self._workers:
                 if worker.events in ready:
                     self._receive(worker)
             for worker in waiting:
                 if worker.process.sentinel in ready:
                     self._receive(worker)  # to the last event
-                    if not is_done(worker):
+                    if worker.totals is None:
                         self._bury(worker, _death(worker.process))
-            self._look([worker for worker in self._workers if not is_done(worker)])
+            self._look([worker for worker in self._workers if worker.totals is None])
 
     def _look(self, workers: Sequence[_State]) -> None:
         """See to it that workers become ready in time, and that their hearts go on beating."""
@@ -212,11 +205,12 @@ class Supervisor:
         step = spec.snapshots.step
         origin = "from its beginning" if step is None else f"from the snapshot after batch {step}"
         number = f"restart {restarts + 1} of {self.patience.max_restarts}"
-        self.deaths[index].append(f"{death}; it is started again {origin} ({number})")
-        self.listener.on_restart(index, self.deaths[index][-1])
+        place = index - self.specs[0].index
+        self.deaths[place].append(f"{death}; it is started again {origin} ({number})")
+        self.listener.on_restart(index, self.deaths[place][-1])
         receiver, sender = self.context.Pipe(duplex=False)
         spec = replace(spec, events=sender, last_cut=worker.last_cut)
-        self._workers[index] = replace(self._start(spec, receiver), last_cut=worker.last_cut)
+        self._workers[place] = replace(self._start(spec, receiver), last_cut=worker.last_cut)
         worker.events.close()
         worker.process.close()
 
@@ -233,15 +227,9 @@ class Supervisor:
                 self.listener.on_ready(index, pid)
             case Recorded(record):
                 self.listener.on_record(index, record)
-            case Cut(step, kind, is_final, state):
+            case Cut(step):
                 worker.last_cut = max(worker.last_cut, step)
-                states = self._cuts.setdefault((step, kind, is_final), {})
-                states[index] = state
-                if len(states) == len(self.specs):
-                    del self._cuts[step, kind, is_final]
-                    self._full_cut = step if kind is CutKind.FULL else self._full_cut
-                    ordered = [from_bytes(states[k]) for k in range(len(states))]
-                    self.listener.on_cut(step, ordered, kind, is_final)
+                self.cuts.add(index, event)
             case Finished(totals):
                 worker.totals = totals
             case Failed(error, details):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -13,6 +13,7 @@ from torch import Tensor, UntypedStorage
 
 from ..config import TrainerConfig
 from ..data.batches import Batches
+from ..foundation.clock import Clock
 from ..foundation.cores import available_cores
 from ..foundation.error import ConfigError
 from ..learning.blocks import named_blocks
@@ -24,6 +25,8 @@ from ..record.heartbeat import Heartbeat
 from ..record.run_dir import RunDir
 from ..record.schedule import Schedule
 from ..record.trace.tracing import Traced
+from .hosts.link import LinkEnd
+from .hosts.place import Place
 from .machine.device import assign_cores, threads_per_worker
 from .snapshots import Snapshots
 from .transport.doorbell import Doorbell
@@ -36,21 +39,24 @@ from .worker_spec import WorkerSpec
 
 @dataclass(frozen=True)
 class Wiring:
-    """All that the workers of a run are made from; `connect` makes each worker's part."""
+    """All that this host's workers of a run are made from; `connect` makes each worker's part."""
 
     config: TrainerConfig
+    place: Place
+    clock: Clock  # of the run
     stream: Batches
     schedule: Schedule
-    devices: Sequence[str]
+    devices: Sequence[str]  # of all stages
     run_dir: RunDir | None
-    stages: list[bytes]  # pickled; `connect` leaves none of them, as the workers' parts hold them then
-    outputs: Sequence[Output]  # each stage's, by an example, and
+    stages: list[bytes]  # this host's, pickled; `connect` leaves none of them, as the workers' parts hold them then
+    outputs: Sequence[Output]  # every stage's, by an example, and
     target: Tensor  # targets, [batch, ...]: to allocate queues by
     storages: list[UntypedStorage]  # of the data set: to be shared
     descriptors_needed: int  # files that this process will have open
 
-    def connect(self, context: Any) -> tuple[list[WorkerSpec], list[Connection]]:
-        """What each worker is made from, and the receiving ends of their event pipes. Allocates what they share.
+    def connect(self, context: Any) -> tuple[list[WorkerSpec], list[Connection], dict[int, LinkEnd]]:
+        """What each worker is made from, the receiving ends of their event pipes, and what links to the hosts beside this one
+        join, by their ranks. Allocates what they share.
 
         Raises `ConfigError` where there is no room for that, though `check_queues` saw some: others have taken it.
         """
@@ -65,52 +71,68 @@ class Wiring:
             made.pop_all()  # whoever has it now closes it
             return wired
 
-    def _connect(self, context: Any, made: ExitStack) -> tuple[list[WorkerSpec], list[Connection]]:
-        config, num_stages, memory = self.config, len(self.stages), SharedMemory()
-        bells = [made.enter_context(closing(Doorbell())) for _ in self.stages]
+    def _connect(self, context: Any, made: ExitStack) -> tuple[list[WorkerSpec], list[Connection], dict[int, LinkEnd]]:
+        config, here, memory = self.config, self.place.stages, SharedMemory()
+        # those of the workers, and of the links to the stages before and after them
+        rung = range(max(here.start - 1, 0), min(here.stop + 1, config.workers))
+        bells = {k: made.enter_context(closing(Doorbell())) for k in rung}
         down, up = self._allocate_queues(memory, bells)
         flags = memory.RawArray(ctypes.c_byte, 2)
-        threads = threads_per_worker(config)
-        cores = assign_cores(num_stages, threads, available_cores()) if config.pin_cores else [None] * num_stages
-        pipes = [tuple(map(made.enter_context, context.Pipe(duplex=False))) for _ in self.stages]
+        threads = threads_per_worker(config, self.place.workers_beside)
+        cores = self._cores(threads)
+        pipes = [tuple(map(made.enter_context, context.Pipe(duplex=False))) for _ in here]
         specs = [
             WorkerSpec(
                 index=k,
                 stage=made.enter_context(closing(MemoryFile(self.stages.pop(0)))),
                 device=self.devices[k],
                 threads=threads,
-                cores=cores[k],
+                cores=cores[k - here.start],
                 seed=config.seed,
                 schedule=self.schedule,
                 lag=config.effective_lag,
                 drops=config.overflow == "drop",
                 stream=Shared(self.stream) if k == 0 else None,
-                activation_in=down[k],
-                activation_out=down[k + 1],
-                gradient_in=up[k + 1],
-                gradient_out=up[k],
+                activation_in=down.get(k),
+                activation_out=down.get(k + 1),
+                gradient_in=up.get(k + 1),
+                gradient_out=up.get(k),
                 doorbell=bells[k],
                 heartbeat=Heartbeat(memory, self.schedule.start),
                 snapshots=made.enter_context(closing(Snapshots(memory))),
                 snapshot_every=config.snapshot_every,
                 on_divergence=config.on_divergence,
                 flags=flags,
-                events=pipes[k][1],
+                events=pipes[k - here.start][1],
                 run_dir=self.run_dir,
                 traced=Traced.read(config.trace_steps, config.profile, k),
+                clock=self.clock,
             )
-            for k in range(num_stages)
+            for k in here
         ]
-        return specs, [receiver for receiver, _ in pipes]
+        ends = {}
+        if here.start:  # what comes, activations, goes into a queue; what goes, gradients, comes from one
+            ends[self.place.rank - 1] = LinkEnd(up.get(here.start), down[here.start], bells[here.start - 1])
+        if here.stop < config.workers:
+            ends[self.place.rank + 1] = LinkEnd(down[here.stop], up.get(here.stop), bells[here.stop])
+        return specs, [receiver for receiver, _ in pipes], ends
+
+    def _cores(self, threads: int) -> list[tuple[int, ...] | None]:
+        """For each worker, where it is to have its own."""
+        place, workers = self.place, len(self.place.stages)
+        if not self.config.pin_cores:
+            return [None] * workers
+        cores = available_cores()
+        return [*assign_cores(workers, threads, cores[place.local_rank :: place.local_size] or cores)]
 
     def _allocate_queues(
-        self, memory: SharedMemory, bells: Sequence[Doorbell]
-    ) -> tuple[list[TensorQueue | None], list[TensorQueue | None]]:
+        self, memory: SharedMemory, bells: Mapping[int, Doorbell]
+    ) -> tuple[dict[int, TensorQueue], dict[int, TensorQueue]]:
         """`down[k]` leads to stage k, `up[k]` from it."""
         rows, capacity = self.config.batch_size, self.config.queue_capacity
-        down: list[TensorQueue | None] = [None] * (len(bells) + 1)
-        up: list[TensorQueue | None] = [None] * (len(bells) + 1)
-        for k in range(1, len(bells)):
+        down: dict[int, TensorQueue] = {}
+        up: dict[int, TensorQueue] = {}
+        for k in sorted(bells)[1:]:
             forward, backward = queue_specs(self.outputs[k - 1], self.target, rows, self.config.autocast)
             down[k] = TensorQueue(memory, capacity, forward, producer=bells[k - 1], consumer=bells[k])
             if METHODS[self.config.method].gradients:

@@ -37,7 +37,7 @@ from ..learning.stage import Stage, to_device
 from ..learning.structure import Gradient, Structure, form, parts_of, together
 from ..record.schedule import CutKind
 from ..record.telemetry import Telemetry
-from .cuts import Cuts
+from .cuts.of_stage import Cuts
 from .gradients import Gradients
 from .guard import Guard
 from .upstream import Upstream, has_sent

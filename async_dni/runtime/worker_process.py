@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ..data.samples import DataError
+from ..foundation.clock import set_clock
 from ..learning.divergence import REMEDY, DivergenceError
 from ..learning.random_state import RandomState
 from ..learning.stage import StageSpec, to_device
@@ -41,6 +42,7 @@ def worker_main(spec: WorkerSpec) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # by which PyTorch ends a worker's loaders
     die_with_trainer()
+    set_clock(spec.clock)
     lock = threading.Lock()
 
     def send(event: object) -> None:

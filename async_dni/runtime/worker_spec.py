@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from ..foundation.clock import Clock
 from ..record.heartbeat import Heartbeat
 from ..record.run_dir import RunDir
 from ..record.schedule import Schedule
@@ -47,4 +48,5 @@ class WorkerSpec:
     events: Connection
     run_dir: RunDir | None
     traced: Traced = Traced(None, None)
+    clock: Clock = Clock()  # of the run
     last_cut: int = 0  # of workers of this stage that died before this one: the newest that was received

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from ...foundation.clock import to_wall_time
+
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 FORM = "%(asctime)s %(levelname)-7s worker %(worker)d  step %(step)d  %(message)s"
 _READ = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) (\w+) +worker (\d+)  step (\d+)  (.*)")
@@ -38,6 +40,7 @@ class WorkerFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         record.worker, record.step = self._worker, self._step()
+        record.created = to_wall_time(record.created)
         return super().format(record)
 
 

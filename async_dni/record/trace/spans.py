@@ -1,18 +1,18 @@
 """What a worker did when, while some steps are traced; kept in memory, and written when they are over.
 
 A line of `workers/<k>.spans.jsonl` is what one process of the stage's kept: of a worker that died before it had written
-there is none. Times are `time.monotonic_ns()`, which is one clock for all processes of a host.
+there is none. Times are those of the run's clock (`foundation/clock.py`), which is one for all processes.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...foundation.clock import monotonic_ns, wall_time
 from ...foundation.steps import Steps
 
 
@@ -36,7 +36,7 @@ class Spans:
             if self.is_over or batch is None or not self.steps.first <= batch < self.steps.last:
                 return
             self.is_on = True
-        now = time.monotonic_ns()
+        now = monotonic_ns()
         if self._entered is not None:
             self._spans.append((*self._entered, now))
         self._entered = phase, batch, upstream, now
@@ -46,20 +46,20 @@ class Spans:
     def learnt(self, lag: int) -> None:
         """A gradient was learnt from, so many batches late."""
         if self.is_on:
-            self._lags.append((time.monotonic_ns(), lag))
+            self._lags.append((monotonic_ns(), lag))
 
     def end(self) -> None:
         """The steps are over, with all that comes of them. Raises `OSError` where the file can't be written."""
         if not self.is_on:
             return
         if self._entered is not None:
-            self._spans.append((*self._entered, time.monotonic_ns()))
+            self._spans.append((*self._entered, monotonic_ns()))
         self.is_on, self.is_over = False, True
         content: dict[str, Any] = {
             "pid": os.getpid(),
             "steps": [self.steps.first, self.steps.last],
-            "time": time.time(),
-            "monotonic_ns": time.monotonic_ns(),
+            "time": wall_time(),
+            "monotonic_ns": monotonic_ns(),
             "spans": self._spans,
             "queues": self._depths,
             "lags": self._lags,

@@ -52,15 +52,18 @@ def assign_cores(workers: int, threads: int, cores: Sequence[int]) -> list[tuple
     return [tuple(sorted({cores[(k * threads + i) % len(cores)] for i in range(threads)})) for k in range(workers)]
 
 
-def crowded(config: TrainerConfig) -> str | None:
-    """What to say of more threads than there are cores, where the user has not asked for them in so many words."""
-    threads, cores = threads_per_worker(config), usable_cores()
-    if config.threads_per_worker is not None or threads == 1 or config.workers * threads <= cores:
+def crowded(config: TrainerConfig, workers: int) -> str | None:
+    """What to say of more threads than there are cores, where the user has not asked for them in so many words.
+
+    `workers`: those that share them.
+    """
+    threads, cores = threads_per_worker(config, workers), usable_cores()
+    if config.threads_per_worker is not None or threads == 1 or workers * threads <= cores:
         return None
-    found = f"{config.workers} workers of {threads} threads (OMP_NUM_THREADS) share {cores} cores"
+    found = f"{workers} workers of {threads} threads (OMP_NUM_THREADS) share {cores} cores"
     return f"{found}, which can be many times slower than --threads-per-worker 1"
 
 
-def threads_per_worker(config: TrainerConfig) -> int:
-    """As set, else as OMP_NUM_THREADS has it, else the cores shared out, at least 1."""
-    return config.threads_per_worker or omp_num_threads() or max(1, usable_cores() // config.workers)
+def threads_per_worker(config: TrainerConfig, workers: int) -> int:
+    """As set, else as OMP_NUM_THREADS has it, else the cores shared out to so many workers, at least 1."""
+    return config.threads_per_worker or omp_num_threads() or max(1, usable_cores() // workers)

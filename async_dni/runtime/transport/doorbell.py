@@ -36,6 +36,10 @@ class Doorbell:
         if self._poll.poll(timeout * 1000):
             os.read(self._read_end, 65536)
 
+    def fileno(self) -> int:
+        """For `multiprocessing.connection.wait`: readable once it was rung."""
+        return self._read_end
+
     def close(self) -> None:
         """Close both ends in this process."""
         for end in (self._read_end, self._write_end):

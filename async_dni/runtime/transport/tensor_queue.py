@@ -76,7 +76,7 @@ class Message:
 
     index: int  # of the batch
     weight_version: int  # updates that the sender had made
-    sent_at: float  # time.monotonic() of the sender
+    sent_at: float  # time.monotonic() of the process that put it, on its machine
     tensors: tuple[Tensor, ...]  # [rows, ...]; none at the end of a stream, or for a gradient that won't come
 
 
@@ -113,7 +113,7 @@ class TensorQueue:
     def _map(self) -> None:
         address = ctypes.addressof(self._memory)
         view = memoryview(self._memory).cast("B")[-address % _LINE :]
-        self._words = view[: len(view) // 8 * 8].cast("q")
+        self._view, self._words = view, view[: len(view) // 8 * 8].cast("q")
         self._taken = self._words[_RELEASED]
         self._slots = []
         for slot in range(self._num_slots):
@@ -181,6 +181,32 @@ class TensorQueue:
         """The index of the last message put, by whichever producer; None where there was none."""
         written = self._words[_WRITTEN]
         return self._words[self._header(written - 1)] if written else None
+
+    # Of links between hosts, which move whole slots: such a queue is the sending, or the receiving, half of a long one.
+
+    @property
+    def slots(self) -> list[Tensor]:
+        """The slots as bytes, in place; message n is, or will be, in number n modulo their number."""
+        starts = [_RING + slot * self._slot_bytes for slot in range(self._num_slots)]
+        return [torch.frombuffer(self._view, dtype=torch.uint8, count=self._slot_bytes, offset=at) for at in starts]
+
+    @property
+    def released(self) -> int:
+        """Slots given back so far."""
+        return self._words[_RELEASED]
+
+    def commit(self) -> None:
+        """The next slot was filled from outside: the message is there."""
+        self._words[_WRITTEN] += 1
+        self._consumer.ring()
+
+    def take_slot(self) -> tuple[int, int] | None:
+        """The oldest message that was not taken yet: its number, and how many bytes of its slot say something."""
+        number = self._taken
+        if self._words[_WRITTEN] == number:
+            return None
+        self._taken += 1
+        return number, self._slot_bytes if self._words[self._header(number) + 1] >= 0 else _LINE
 
     # The consumer's side.
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ..learning.random_state import RandomState
-from ..learning.stage import Stage
-from ..learning.structure import Gradient
-from ..record.schedule import CutKind
-from ..record.telemetry import Telemetry
-from .events import Cut, to_bytes
-from .guard import Guard
+from ...learning.random_state import RandomState
+from ...learning.stage import Stage
+from ...learning.structure import Gradient
+from ...record.schedule import CutKind
+from ...record.telemetry import Telemetry
+from ..events import Cut, to_bytes
+from ..guard import Guard
+from ..worker_spec import WorkerSpec
 from .open_cut import OpenCut
-from .worker_spec import WorkerSpec
 
 
 class Cuts:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..learning.structure import Gradient, mapped
-from ..record.schedule import CutKind
+from ...learning.structure import Gradient, mapped
+from ...record.schedule import CutKind
 
 
 class OpenCut:

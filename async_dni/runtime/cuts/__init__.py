@@ -1,0 +1,1 @@
+"""Cuts: consistent states of the whole network, made by each stage on its own, and put together."""

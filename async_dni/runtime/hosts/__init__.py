@@ -1,0 +1,1 @@
+"""Several machines: processes that torchrun has started, one a host, whose workers' queues are joined by links."""

@@ -1,0 +1,270 @@
+"""All hosts of a run, from the moment that they have met until they part; the first talks with each of the others.
+
+    with joined(HostEnvironment.read(), …) as hosts:
+        everyone = hosts.exchange("facts", speed=…)         # what each host has said, by rank
+        plan = hosts.of_first("plan", lambda: Message(…))   # what the first one says, on all
+
+A program that torchrun has not started is one host, which talks with nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from ...foundation.clock import Clock
+from ...foundation.error import ConfigError
+from ..transport.doorbell import Doorbell
+from .conversation import BYE, Conversation, Message
+from .gloo import GlooTransport
+from .host_error import HostError
+from .link import Link, LinkEnd
+from .meeting import meet
+from .place import Place, shared_out
+from .time_agreement import agree_on_time
+from .torchrun import HostEnvironment
+from .transport import Transport
+
+GRACE = 3.0  # seconds in which hosts that give up hear from each other why
+
+
+class Hosts:
+    """One host, alone."""
+
+    rank, size = 0, 1
+    addresses: Sequence[str] = ("",)
+    clock = Clock()
+
+    def __init__(self, environment: HostEnvironment | None = None) -> None:
+        self.environment = environment
+
+    @property
+    def restarts(self) -> int:
+        """How often torchrun has started this group again."""
+        return 0 if self.environment is None else self.environment.restarts
+
+    def place(self, workers: int) -> Place:
+        """This host's among them, before it is known how many of the workers it has."""
+        counts, environment = shared_out(workers, [1.0] * self.size), self.environment
+        if environment is None:
+            return Place(counts)
+        return Place(counts, self.rank, environment.local_rank, environment.local_size)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the host that records and evaluates."""
+        return self.rank == 0
+
+    def exchange(self, kind: str, body: bytes = b"", **values: Any) -> list[Message]:
+        """What each host says, by rank. All must say something of that kind."""
+        return [Message(kind, values, body)]
+
+    def of_first(self, kind: str, make: Callable[[], Message]) -> Message:
+        """What the first host says: `make` is called there."""
+        return make()
+
+    def open_links(self, ends: Mapping[int, LinkEnd]) -> None:
+        """Join queues to those of the hosts beside this one, by their ranks."""
+
+    def end_links(self) -> None:
+        """Nothing more goes through them."""
+
+
+class RefusedError(ConfigError):
+    """Another host was refused; it has said so."""
+
+
+class ToldError(HostError):
+    """A host is lost; the first host has said so."""
+
+
+class Group(Hosts):
+    """This host among others."""
+
+    def __init__(self, environment: HostEnvironment, start_timeout: float, link_timeout: float) -> None:
+        super().__init__(environment)
+        meeting = meet(environment, start_timeout)
+        self.rank, self.size = environment.rank, environment.size
+        self.addresses, self._restarts, self.link_timeout = meeting.addresses, meeting.restarts, link_timeout
+        try:
+            self.transport: Transport = GlooTransport(
+                meeting.store, self.rank, self.size, environment.address, start_timeout
+            )
+        except RuntimeError as error:
+            said = str(error).splitlines()[0][:200]
+            raise HostError(self.rank, self.addresses[self.rank], f"can't connect to the others ({said})") from None
+        self.inbox = Doorbell()  # rung when something came
+        self._came: SimpleQueue[tuple[int, Message | HostError]] = SimpleQueue()
+        self._kept: list[tuple[int, Message]] = []  # that came before it was asked for
+        self._lost: set[int] = set()
+        self._links: list[Link] = []
+        peers = range(1, self.size) if self.is_first else range(1)
+        self.conversations = {
+            peer: Conversation(self.transport, peer, link_timeout, self._on_message, self.on_lost) for peer in peers
+        }
+        for conversation in self.conversations.values():
+            conversation.open()
+        self.clock = self._agree_on_time()
+
+    @property
+    def restarts(self) -> int:
+        return self._restarts
+
+    # What comes, by threads of the conversations and links.
+
+    def _on_message(self, peer: int, message: Message) -> None:
+        early = HostError(peer, self.addresses[peer], "has ended before the run was over")
+        self._came.put((peer, early if message.kind == BYE else message))
+        self.inbox.ring()
+
+    def on_lost(self, peer: int, what: str) -> None:
+        """A host is gone, or silent."""
+        self._lost.add(peer)
+        self._came.put((peer, HostError(peer, self.addresses[peer], what)))
+        self.inbox.ring()
+
+    # What is said.
+
+    def send(self, peer: int, kind: str, body: bytes = b"", **values: Any) -> None:
+        """Tell a host something."""
+        self.conversations[peer].send(kind, body, **values)
+
+    def send_all(self, kind: str, body: bytes = b"", but: Collection[int] = (), **values: Any) -> None:
+        """Tell something to every host that this one talks with, but for some."""
+        for peer in self.conversations.keys() - set(but):
+            self.send(peer, kind, body, **values)
+
+    def take(self) -> list[tuple[int, Message]]:
+        """What came since the last call. Raises `HostError` where a host is lost, `RefusedError` where one was refused."""
+        found, self._kept = self._kept, []
+        self.inbox.wait(0)
+        try:
+            while True:
+                peer, what = self._came.get_nowait()
+                found.append((peer, self._checked(peer, what)))
+        except Empty:
+            return found
+
+    def _checked(self, peer: int, what: Message | HostError) -> Message:
+        if isinstance(what, HostError):
+            raise what
+        if what.kind == "lost":
+            self.send_all("lost", but=[peer, what.values["host"]], **what.values)
+            raise ToldError(what.values["host"], what.values["address"], what.values["what"])
+        if what.kind == "refused":
+            self.send_all("refused", but=[peer], **what.values)
+            raise RefusedError(what.values["setting"], what.values["given"], what.values["allowed"])
+        return what
+
+    def _wait_for(self, kind: str, peers: Collection[int]) -> dict[int, Message]:
+        """What each of these hosts says of this kind."""
+        found: dict[int, Message] = {}
+        while True:
+            for peer, message in self.take():
+                if message.kind == kind and peer in peers and peer not in found:
+                    found[peer] = message
+                else:
+                    self._kept.append((peer, message))
+            if len(found) == len(peers):
+                return found
+            self.inbox.wait(1.0)
+
+    def exchange(self, kind: str, body: bytes = b"", **values: Any) -> list[Message]:
+        own = Message(kind, values, body)
+        if not self.is_first:
+            self.send(0, kind, body, **values)
+            return [
+                self._wait_for(f"{kind} of {rank}", [0])[0] if rank != self.rank else own for rank in range(self.size)
+            ]
+        said = {0: own, **self._wait_for(kind, list(self.conversations))}
+        for rank, message in sorted(said.items()):
+            self.send_all(f"{kind} of {rank}", message.body, but=[rank], **message.values)
+        return [said[rank] for rank in range(self.size)]
+
+    def of_first(self, kind: str, make: Callable[[], Message]) -> Message:
+        if not self.is_first:
+            return self._wait_for(kind, [0])[0]
+        message = make()
+        self.send_all(kind, message.body, **message.values)
+        return message
+
+    def _agree_on_time(self) -> Clock:
+        """How far the first host's clocks are ahead of this machine's: of several answers, by the fastest."""
+        return agree_on_time(self.is_first, self.size, self.send, lambda kind, peer: self._wait_for(kind, [peer])[peer])
+
+    def open_links(self, ends: Mapping[int, LinkEnd]) -> None:
+        self.exchange("wired")
+        self._links = [Link(self.transport, peer, end, self.link_timeout, self.on_lost) for peer, end in ends.items()]
+        for link in self._links:
+            link.open()
+
+    # The end.
+
+    def end_links(self) -> None:
+        for link in self._links:
+            link.end()
+
+    def refuse(self, error: ConfigError) -> None:
+        """Tell the others that a setting was refused here."""
+        allowed = f"{error.allowed} (on host {self.rank}, {self.addresses[self.rank]})"
+        self.send_all("refused", setting=error.setting, given=error.shown, allowed=allowed)
+
+    def tell_lost(self, error: HostError) -> None:
+        """Tell the others which host is lost."""
+        self.send_all("lost", but=self._lost, host=error.host, address=error.address, what=error.what)
+
+    def part(self, seconds: float) -> None:
+        """Say that nothing more comes, and wait, so many seconds, until the others have said so; then close all connections.
+
+        The first host waits for the others, and has the last word: so nobody closes what another still needs.
+        """
+        self.end_links()
+        heard = [conversation for peer, conversation in self.conversations.items() if peer not in self._lost]
+        if not self.is_first:
+            _say_bye(heard, seconds)
+        for conversation in heard:
+            conversation.wait_for_bye(seconds)
+        if self.is_first:
+            _say_bye(heard, seconds)
+        for conversation in self.conversations.values():
+            conversation.end()
+        self.transport.close()
+        for link in self._links:
+            link.close()
+        for conversation in self.conversations.values():
+            conversation.close()
+        self.inbox.close()
+
+
+def _say_bye(conversations: Collection[Conversation], seconds: float) -> None:
+    for conversation in conversations:
+        conversation.say_bye(seconds)
+
+
+@contextmanager
+def joined(environment: HostEnvironment | None, start_timeout: float, link_timeout: float) -> Iterator[Hosts]:
+    """While this host is one of a group. What is raised inside ends it on all hosts, with the same sentence.
+
+    Raises `HostError` where others don't come, or are lost.
+    """
+    if environment is None or environment.size == 1:
+        yield Hosts(environment)
+        return
+    group = Group(environment, start_timeout, link_timeout)
+    patience = GRACE
+    try:
+        yield group
+        patience = link_timeout
+    except RefusedError:
+        raise
+    except ConfigError as error:
+        group.refuse(error)
+        raise
+    except HostError as error:
+        if not isinstance(error, ToldError):
+            group.tell_lost(error)
+        raise
+    finally:
+        group.part(patience)

@@ -22,10 +22,10 @@ from .foundation.error import ConfigError
 from .learning.divergence import DivergenceError
 from .network.named_model import Offered, load_maker, make_named
 from .record.result import TrainResult
-from .runtime.hosts.conversation import Message
 from .runtime.hosts.group import Hosts, joined
 from .runtime.hosts.host_error import HostError
 from .runtime.hosts.torchrun import HostEnvironment
+from .runtime.hosts.wire.conversation import Message
 from .runtime.listener import WorkerError
 from .runtime.machine.ending import LOST, Ending
 from .runtime.machine.interruption import Interruption

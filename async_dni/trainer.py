@@ -122,6 +122,7 @@ class Trainer:
             self.devices,
             self.progress,
             Place((self.config.workers,)),
+            (),
             self.condition,
             self.metrics,
             self.callbacks,

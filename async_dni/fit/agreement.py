@@ -27,9 +27,9 @@ from ..learning.structure import parts_of
 from ..network.speed import forward_passes_a_second
 from ..record.checkpoint import newest_checkpoint
 from ..runtime.events import from_bytes, to_bytes
-from ..runtime.hosts.conversation import Message
-from ..runtime.hosts.group import Hosts
+from ..runtime.hosts.group import Hosts, RefusedError
 from ..runtime.hosts.place import Place, check_split, shared_out
+from ..runtime.hosts.wire.conversation import Message
 from ..runtime.machine.device import assign_devices
 from .job import Job
 from .plan import Plan, make_plan
@@ -153,12 +153,12 @@ def _checksum_of(tensors: Sequence[Tensor]) -> str:
 
 
 def _compare(facts: Sequence[dict[str, str]], addresses: Sequence[str]) -> None:
-    """Raise `ConfigError`, the same on all hosts, for the first thing in which one differs from the first host."""
+    """Raise `RefusedError`, the same on all hosts, for the first thing in which one differs from the first host."""
     for rank, other in enumerate(facts):
         for name, value in facts[0].items():
             if (found := other.get(name)) != value:
                 allowed = f"that is on host {rank} ({addresses[rank]}); allowed, as on host 0: {value}"
-                raise ConfigError(name, found, allowed)
+                raise RefusedError(name, found, allowed)
 
 
 def _with_weights_of_first(prepared: Prepared, hosts: Hosts) -> Prepared:

@@ -13,11 +13,11 @@ from ..record.run_dir import RunDir
 from ..runtime.cuts.whole import Gathered, WholeCuts
 from ..runtime.events import to_bytes
 from ..runtime.fork_server import worker_context
-from ..runtime.hosts.conversation import Message
 from ..runtime.hosts.first_host import FirstHost
 from ..runtime.hosts.group import Group, Hosts
 from ..runtime.hosts.other_host import OtherHost, SentCuts
 from ..runtime.hosts.outside import Outside
+from ..runtime.hosts.wire.conversation import Message
 from ..runtime.listener import Listener
 from ..runtime.machine.descriptors import check_descriptors, limit_raised
 from ..runtime.machine.interruption import Interruption

@@ -38,6 +38,7 @@ class Job:
     devices: list[str]  # one a stage
     progress: Progress
     place: Place  # which stages are on this host
+    addresses: Sequence[str]  # of the hosts; of one alone, nothing
     condition: OwnCondition | None = None  # a user's own
     metrics: Mapping[str, Any] = field(default_factory=dict)  # a user's own, by name
     callbacks: Sequence[Callback] = ()

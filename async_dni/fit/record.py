@@ -115,6 +115,7 @@ def _config(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, Any]) 
     used = {
         "split": plan.split,
         "devices": job.devices,
+        "hosts": list(job.addresses),
         "threads_per_worker": job.threads,
         "synthesizer_hidden": list(job.config.hidden),
         "synthesizer_matmul_precision": [

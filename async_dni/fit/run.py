@@ -62,7 +62,7 @@ def run_job(job: Job, given: Given, interruption: Interruption, hosts: Hosts) ->
         raise ConfigError(
             "serial", True, f"one process has all stages, and there are {hosts.size} hosts; allowed: False"
         )
-    job = dataclasses.replace(job, place=hosts.place(job.config.workers))
+    job = dataclasses.replace(job, place=hosts.place(job.config.workers), addresses=hosts.addresses)
     with located(job, given.runs, hosts) as (job, runs):
         job.progress.on_phase("looking at the data and the network")
         job = sized(job, given.train_set)

@@ -22,6 +22,7 @@ class Trained:
         workers = [
             {
                 "index": k,
+                "host": job.place.host_of(k),
                 "device": job.devices[k],
                 "layers": plan.layers[k],
                 **totals,

@@ -25,8 +25,8 @@ from ..record.heartbeat import Heartbeat
 from ..record.run_dir import RunDir
 from ..record.schedule import Schedule
 from ..record.trace.tracing import Traced
-from .hosts.link import LinkEnd
 from .hosts.place import Place
+from .hosts.wire.link import LinkEnd
 from .machine.device import assign_cores, threads_per_worker
 from .snapshots import Snapshots
 from .transport.doorbell import Doorbell

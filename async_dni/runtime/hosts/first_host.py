@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +13,10 @@ from ..cuts.whole import WholeCuts
 from ..events import Cut, from_bytes
 from ..listener import Listener, WorkerError
 from . import mirror
-from .conversation import Message
 from .group import Group
+from .host_error import HostError
 from .outside import Kept, Outside
+from .wire.conversation import Message
 
 
 class FailedElsewhereError(WorkerError):
@@ -44,8 +46,12 @@ class FirstHost(Outside):
         self._kept: dict[int, Kept] = {}
 
     def look(self) -> None:
-        for host, message in self.group.take():
-            self._handle(host, message)
+        came = deque(self.group.take())
+        try:
+            while came:
+                self._handle(*came.popleft())
+        finally:
+            self.group.put_back(came)
 
     def _handle(self, host: int, message: Message) -> None:
         values = message.values
@@ -110,12 +116,17 @@ class FirstHost(Outside):
         """Tell the others, and wait a while for the snapshots of their stages."""
         stage, details = (error.stage, error.details) if isinstance(error, WorkerError) else (0, "")
         self.group.send_all("failed", stage=stage, message=str(error), details=details)
-        deadline = time.monotonic() + self.group.link_timeout
-        while self._kept.keys() < self._others and time.monotonic() < deadline:
+        deadline, awaited = time.monotonic() + self.group.link_timeout, set(self._others)
+        while True:
             try:
                 self.look()
             except FailedElsewhereError:
                 continue  # the same, or another at the same time
+            except HostError as lost:
+                awaited.discard(lost.host)
+                continue  # what it said before comes now
+            if self._kept.keys() >= awaited or time.monotonic() > deadline:
+                break
             self.group.inbox.wait(0.5)
         return {**kept, **{stage: each for stages in self._kept.values() for stage, each in stages.items()}}
 

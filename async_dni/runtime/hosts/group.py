@@ -9,7 +9,7 @@ A program that torchrun has not started is one host, which talks with nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -17,16 +17,18 @@ from typing import Any
 from ...foundation.clock import Clock
 from ...foundation.error import ConfigError
 from ..transport.doorbell import Doorbell
-from .conversation import BYE, Conversation, Message
-from .gloo import GlooTransport
 from .host_error import HostError
-from .link import Link, LinkEnd
 from .meeting import meet
 from .place import Place, shared_out
 from .time_agreement import agree_on_time
 from .torchrun import HostEnvironment
-from .transport import Transport
+from .wire.conversation import BYE, Conversation, Message
+from .wire.gloo import GlooTransport
+from .wire.link import Link, LinkEnd
+from .wire.transport import Transport
+from .wire.watch import Watch
 
+BEATS = 6  # signs of life in the time after which a silent host is taken for dead
 GRACE = 3.0  # seconds in which hosts that give up hear from each other why
 
 
@@ -34,7 +36,7 @@ class Hosts:
     """One host, alone."""
 
     rank, size = 0, 1
-    addresses: Sequence[str] = ("",)
+    addresses: Sequence[str] = ()  # by rank; of one alone, none is known
     clock = Clock()
 
     def __init__(self, environment: HostEnvironment | None = None) -> None:
@@ -73,7 +75,7 @@ class Hosts:
 
 
 class RefusedError(ConfigError):
-    """Another host was refused; it has said so."""
+    """Another host was refused, and has said so; or all hosts see the same, and need not be told."""
 
 
 class ToldError(HostError):
@@ -102,10 +104,13 @@ class Group(Hosts):
         self._links: list[Link] = []
         peers = range(1, self.size) if self.is_first else range(1)
         self.conversations = {
-            peer: Conversation(self.transport, peer, link_timeout, self._on_message, self.on_lost) for peer in peers
+            peer: Conversation(self.transport, peer, link_timeout / BEATS, self._on_message, self.on_lost)
+            for peer in peers
         }
-        for conversation in self.conversations.values():
+        self._watch = Watch(link_timeout, self.on_lost)
+        for peer, conversation in self.conversations.items():
             conversation.open()
+            self._watch.add(peer, conversation)
         self.clock = self._agree_on_time()
 
     @property
@@ -146,6 +151,13 @@ class Group(Hosts):
                 found.append((peer, self._checked(peer, what)))
         except Empty:
             return found
+        except (HostError, ConfigError):
+            self._kept = found  # for who goes on all the same
+            raise
+
+    def put_back(self, came: Iterable[tuple[int, Message]]) -> None:
+        """Take again, first, what was taken."""
+        self._kept = [*came, *self._kept]
 
     def _checked(self, peer: int, what: Message | HostError) -> Message:
         if isinstance(what, HostError):
@@ -196,9 +208,11 @@ class Group(Hosts):
 
     def open_links(self, ends: Mapping[int, LinkEnd]) -> None:
         self.exchange("wired")
-        self._links = [Link(self.transport, peer, end, self.link_timeout, self.on_lost) for peer, end in ends.items()]
-        for link in self._links:
+        for peer, end in ends.items():
+            link = Link(self.transport, peer, end, self.link_timeout / BEATS, self.on_lost)
+            self._links.append(link)
             link.open()
+            self._watch.add(peer, link)
 
     # The end.
 
@@ -230,6 +244,7 @@ class Group(Hosts):
             _say_bye(heard, seconds)
         for conversation in self.conversations.values():
             conversation.end()
+        self._watch.close()
         self.transport.close()
         for link in self._links:
             link.close()

@@ -16,9 +16,9 @@ from typing import NoReturn
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from ...foundation.error import ConfigError
-from .gloo import local_address
 from .host_error import HostError
 from .torchrun import HostEnvironment
+from .wire.gloo import local_address
 
 INTERVAL = 0.05  # seconds between looks into the store
 KEY, HERE = "async_dni", "here"
@@ -37,7 +37,6 @@ def meet(environment: HostEnvironment, seconds: float) -> Meeting:
     """Wait until all hosts have come. Raises `HostError` where one does not within so many seconds, and `ConfigError`
     where another was told of another number of hosts."""
     deadline = time.monotonic() + seconds
-    store = _store(environment, seconds)
     try:
         address = local_address(environment.address)
     except OSError as error:
@@ -49,6 +48,7 @@ def meet(environment: HostEnvironment, seconds: float) -> Meeting:
         "address": address,
         "restarts": environment.restarts,
     }
+    store = _store(environment, seconds)
     if environment.rank == 0:
         return _gather(store, environment, hello, deadline, seconds)
     return _join(store, environment, hello, deadline, seconds)

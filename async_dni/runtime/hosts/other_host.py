@@ -8,11 +8,11 @@ from typing import Any
 from ..cuts.whole import Gathered
 from ..events import Cut, to_bytes
 from ..listener import Listener, WorkerError
-from .conversation import Message
 from .first_host import FailedElsewhereError
 from .group import Group
 from .mirror import Mirror
 from .outside import Kept, Outside
+from .wire.conversation import Message
 
 
 class SentCuts(Gathered):

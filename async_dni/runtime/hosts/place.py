@@ -42,7 +42,7 @@ def shared_out(workers: int, speeds: Sequence[float]) -> tuple[int, ...]:
 
 
 def check_split(split: Sequence[int] | None, hosts: int, workers: int) -> None:
-    """Raise `ConfigError` for a number of hosts that workers can't be shared out to."""
+    """Raise `ConfigError` for a number of hosts that workers can't be shared out to. All hosts see the same."""
     if workers < hosts:
         raise ConfigError("workers", workers, f"there are {hosts} hosts; allowed: at least one worker for each")
     if split is not None and len(split) != hosts:

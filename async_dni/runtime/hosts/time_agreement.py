@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from ...foundation.clock import Clock
-from .conversation import Message
+from .wire.conversation import Message
 
 QUESTIONS = 8
 

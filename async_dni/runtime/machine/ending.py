@@ -95,6 +95,9 @@ def open_closed_streams() -> None:
 
 def run_and_exit(program: str, train: Callable[[Ending], int]) -> NoReturn:
     """Exit with the status of what trains. Signals end the process from here on."""
+    os.environ.setdefault(
+        "TORCH_CPP_LOG_LEVEL", "ERROR"
+    )  # of sockets it has warnings of a page, which end in a sentence here
     ending = Ending(program)
     ending.install()
     open_closed_streams()

@@ -6,8 +6,6 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-FOREVER = 10 * 365 * 86400.0  # seconds
-
 
 class LostError(Exception):
     """A peer can't be reached any more; its text follows the peer's name."""
@@ -17,9 +15,8 @@ class Pending(ABC):
     """Something that was begun, and is done at some time."""
 
     @abstractmethod
-    def wait(self, seconds: float = FOREVER) -> None:
-        """Sleep until it is done. Raises `LostError` where it will not be, or was not after so many seconds; after that
-        nothing more comes of the peer."""
+    def wait(self) -> None:
+        """Sleep until it is done. Raises `LostError` where it will not be."""
 
 
 class Transport(ABC):

@@ -47,17 +47,18 @@ class Message:
 
 
 class Conversation:
-    """With the host `peer`. Threads call `on_message(peer, message)`, and, where it is gone or silent, `on_lost(peer, why)`."""
+    """With the host `peer`, which hears something every `beat` seconds. Threads call `on_message(peer, message)`, and, where it
+    is gone, `on_lost(peer, why)`."""
 
     def __init__(
         self,
         transport: Transport,
         peer: int,
-        timeout: float,
+        beat: float,
         on_message: Callable[[int, Message], None],
         on_lost: Callable[[int, str], None],
     ) -> None:
-        self._peer, self._timeout, self._on_message, self._on_lost = peer, timeout, on_message, on_lost
+        self._peer, self._beat, self._on_message, self._on_lost = peer, beat, on_message, on_lost
         self._to_send: SimpleQueue[Message] = SimpleQueue()
         self._out = Sending(transport, peer, TAG, PLACES)
         self._out_buffers = torch.zeros(PLACES, HEAD + PIECE, dtype=torch.uint8)
@@ -74,6 +75,11 @@ class Conversation:
             self._in.post()
         self._sender.start()
         self._receiver.start()
+
+    @property
+    def heard(self) -> int:
+        """Pieces that came so far."""
+        return self._in.received
 
     def send(self, kind: str, body: bytes = b"", **values: Any) -> None:
         """Tell something; returns at once. A handler of signals may call it, too."""
@@ -108,7 +114,7 @@ class Conversation:
     def _send_all(self) -> None:
         while True:
             try:
-                message = self._to_send.get(timeout=self._timeout / 5)
+                message = self._to_send.get(timeout=self._beat)
             except Empty:
                 self._send_piece(memoryview(b""), False)  # a sign of life
                 continue
@@ -130,7 +136,7 @@ class Conversation:
     def _receive_all(self) -> None:
         received = bytearray()
         while True:
-            buffer = self._in.wait(self._timeout)
+            buffer = self._in.wait()
             size, is_last = buffer[:HEAD].view(torch.int64).tolist()
             received += buffer[HEAD : HEAD + size].numpy().tobytes()
             self._in.post()

@@ -11,7 +11,7 @@ and capacity, overflow, lag and exactly-once hold across hosts as within. A rece
 before anything can be sent to it, so a message is on its way at once, and neither direction waits for the other.
 
 What is told (how many slots were given back; whether the consumer takes no more) goes through a channel of its own, and again
-every fifth of the time after which a silent peer is taken for dead. All threads sleep: one on a doorbell, which workers
+every so many seconds, so that the peer is not taken for dead. All threads sleep: one on a doorbell, which workers
 ring, two in the transport.
 """
 
@@ -24,8 +24,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..transport.doorbell import Doorbell
-from ..transport.tensor_queue import TensorQueue
+from ...transport.doorbell import Doorbell
+from ...transport.tensor_queue import TensorQueue
 from .channel import Receiving, Sending
 from .transport import LostError, Transport
 
@@ -43,13 +43,14 @@ class LinkEnd:
 
 
 class Link:
-    """This host's end, to the neighbour `peer`; `on_lost(peer, why)` is called, by a thread, where that one is lost."""
+    """This host's end, to the neighbour `peer`, which hears something every `beat` seconds; a thread calls `on_lost(peer, why)`
+    where that one is gone."""
 
     def __init__(
-        self, transport: Transport, peer: int, end: LinkEnd, timeout: float, on_lost: Callable[[int, str], None]
+        self, transport: Transport, peer: int, end: LinkEnd, beat: float, on_lost: Callable[[int, str], None]
     ) -> None:
         self._out, self._into, self._doorbell = end.out, end.into, end.doorbell
-        self._peer, self._timeout, self._on_lost = peer, timeout, on_lost
+        self._peer, self._beat, self._on_lost = peer, beat, on_lost
         self._is_over = False
         self._slots = [] if self._out is None else self._out.slots
         self._data_out = Sending(transport, peer, DATA, max(1, len(self._slots)))
@@ -71,10 +72,16 @@ class Link:
             thread.start()
             self._threads.append(thread)
 
+    @property
+    def heard(self) -> int:
+        """What was told so far."""
+        return self._told_in.received
+
     def end(self) -> None:
         """All that there was to pass on was: from now on, that the peer has gone is nothing to tell."""
-        self._is_over = True
-        self._doorbell.ring()
+        if not self._is_over:
+            self._is_over = True
+            self._doorbell.ring()
 
     def close(self) -> None:
         """When the transport is closed, too: wait for the threads."""
@@ -100,7 +107,7 @@ class Link:
                 self._data_out.send(self._slots[number % len(self._slots)][:used])
             self._post_free_slots()
             self._tell()
-            self._doorbell.wait(self._timeout / 5)
+            self._doorbell.wait(self._beat)
 
     def _post_free_slots(self) -> None:
         """Before they are told to be free."""
@@ -112,7 +119,7 @@ class Link:
 
     def _tell(self) -> None:
         state, now = self._state(), time.monotonic()
-        if state == self._last_told and now - self._told_at < self._timeout / 5:
+        if state == self._last_told and now - self._told_at < self._beat:
             return
         self._told_out.wait_for_place()
         row = self._told[self._told_out.place]
@@ -131,7 +138,7 @@ class Link:
     def _hear(self) -> None:
         """What the peer tells: slots that its worker has given back are the producer's again."""
         while True:
-            released, is_closed = self._told_in.wait(self._timeout).view(torch.int64).tolist()
+            released, is_closed = self._told_in.wait().view(torch.int64).tolist()
             self._told_in.post()
             if self._out is None:
                 continue

@@ -7,7 +7,7 @@ from queue import SimpleQueue
 
 from torch import Tensor
 
-from .transport import FOREVER, LostError, Pending, Transport
+from .transport import LostError, Pending, Transport
 
 
 class Receiving:
@@ -27,11 +27,11 @@ class Receiving:
         self._posted.put(self._transport.receive(self.buffers[place], self._peer, self._tag + place))
         self.posted += 1
 
-    def wait(self, seconds: float = FOREVER) -> Tensor:
+    def wait(self) -> Tensor:
         """Sleep until the next message is there; its buffer. Raises `LostError`, also where the channel is closed."""
         if (next_one := self._posted.get()) is None:
             raise LostError("is not listened to any more")
-        next_one.wait(seconds)
+        next_one.wait()
         self.received += 1
         return self.buffers[(self.received - 1) % len(self.buffers)]
 

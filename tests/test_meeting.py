@@ -246,7 +246,7 @@ def test_a_host_that_goes_without_a_word_is_named_on_all() -> None:
     def look(hosts: Hosts) -> object:
         assert isinstance(hosts, Group)
         if hosts.rank == 2:
-            hosts.wire.transport.close()
+            hosts.transport.close()
             raise SystemError
         return hosts.exchange("facts")
 

@@ -64,11 +64,13 @@ def _end(processes: Sequence[Any]) -> None:
 
 
 @contextmanager
-def process_group(rank: int, ranks: int, rendezvous: Path) -> Iterator[None]:
-    """A gloo group that meets in a file and talks over the loopback device."""
-    if Path("/sys/class/net/lo").exists():
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
+def process_group(rank: int, ranks: int, rendezvous: Path | str) -> Iterator[None]:
+    """A gloo group that meets in a file and talks over the loopback device; or, of a text, meets by that method."""
+    if isinstance(rendezvous, Path):
+        if Path("/sys/class/net/lo").exists():
+            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        rendezvous = f"file://{rendezvous}"
+    distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=ranks)
     try:
         yield
     finally:

@@ -121,7 +121,7 @@ def locked(rank: int, results: Any, job: Job, plain: Plain) -> None:
     results.send(job.samples_per_second(step, lambda: None))
 
 
-def data_parallel(rank: int, results: Any, job: Job, rendezvous: Path, ranks: int) -> None:
+def data_parallel(rank: int, results: Any, job: Job, rendezvous: Path | str, ranks: int) -> None:
     """DistributedDataParallel: each process has the whole network, a share of the data and of each batch."""
     job.prepare()
     samples = len(job.dataset) // ranks
@@ -160,7 +160,14 @@ def places(schedule: str, rank: int, ranks: int, stages: int) -> list[int]:
 
 
 def pipeline(
-    rank: int, results: Any, job: Job, rendezvous: Path, ranks: int, schedule: str, split: list[int], microbatches: int
+    rank: int,
+    results: Any,
+    job: Job,
+    rendezvous: Path | str,
+    ranks: int,
+    schedule: str,
+    split: list[int],
+    microbatches: int,
 ) -> None:
     """A rank of a schedule of torch.distributed.pipelining. Batch norm sees a microbatch, not the batch."""
     from torch.distributed import pipelining  # slow to load, and no other rival needs it

@@ -1,0 +1,72 @@
+"""One host of a measurement by `several_hosts.py`, started on an emulated one with torchrun's variables.
+
+    host_process.py '{"contender": "cdni", "workload": "20x256", "steps": 200, …}'
+
+The first host prints what was measured, as a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import rivals
+from rivals import GPIPE, ONE_F_ONE_B, Plain
+from workloads import WORKLOADS, whole_batches
+
+from async_dni import Trainer
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be measured."""
+
+    contender: str
+    workload: str
+    steps: int
+    split: list[int]
+    settings: dict[str, Any]  # of ours
+    microbatches: int = 0
+    threads: int = 1
+
+
+class Printed:
+    """Where rivals put what they measure."""
+
+    def send(self, value: float) -> None:
+        """Samples a second."""
+        print(json.dumps({"samples_per_second": value}), flush=True)
+
+
+def main() -> None:
+    """Train as asked."""
+    asked = Asked(**json.loads(sys.argv[1]))
+    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    workload = WORKLOADS[asked.workload]
+    data = workload.load()
+    train_set, model = whole_batches(data.train_set, workload.batch_size), workload.make(data, seed=0)
+    job = rivals.Job(model, train_set, workload.batch_size, asked.steps, asked.threads)
+    if asked.contender == "DDP":
+        rivals.data_parallel(rank, Printed(), job, "env://", ranks)
+    elif asked.contender in (GPIPE, ONE_F_ONE_B):
+        rivals.pipeline(rank, Printed(), job, "env://", ranks, asked.contender, asked.split, asked.microbatches)
+    elif asked.contender == "locked":
+        rivals.locked(rank, Printed(), job, Plain(asked.threads))
+    else:
+        ours: dict[str, Any] = {
+            "workers": len(asked.split) + 1,
+            "split": tuple(asked.split),
+            "batch_size": workload.batch_size,
+        }
+        ours |= {"threads_per_worker": asked.threads, "device_map": "cpu", **asked.settings}
+        result = Trainer(model, optimizer=rivals.adam, **ours).fit(train_set, steps=asked.steps)
+        if rank == 0:
+            lags = [worker["mean_lag"] for worker in result.summary["workers"]]
+            print(json.dumps({"samples_per_second": result.summary["samples_per_second"], "lags": lags}))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import rivals
+from emulated import BATCH_SIZE, Emulated, emulated_data
 from rivals import GPIPE, ONE_F_ONE_B, Plain
+from torch import nn
 from workloads import WORKLOADS, whole_batches
 
 from async_dni import Trainer
@@ -30,6 +32,7 @@ class Asked:
     split: list[int]
     settings: dict[str, Any]  # of ours
     microbatches: int = 0
+    milliseconds: float = 0.0  # that an emulated stage sleeps, each way
     threads: int = 1
 
 
@@ -41,9 +44,24 @@ class Printed:
         print(json.dumps({"samples_per_second": value}), flush=True)
 
 
-def main() -> None:
-    """Train as asked."""
-    asked = Asked(**json.loads(sys.argv[1]))
+def emulate(asked: Asked) -> None:
+    """Stages that sleep: the pace of the slowest, in batches a second."""
+    model = nn.Sequential(*(Emulated(asked.milliseconds / 1e3) for _ in range(len(asked.split) + 1)))
+    settings: dict[str, Any] = {
+        "workers": len(model),
+        "batch_size": BATCH_SIZE,
+        "threads_per_worker": 1,
+        **asked.settings,
+    }
+    workers = Trainer(model, **settings).fit(emulated_data(), steps=asked.steps).summary["workers"]
+    if os.environ.get("RANK", "0") == "0":
+        pace = min(worker["steps"] / sum(worker["seconds"].values()) for worker in workers)
+        waited = [worker["wait_fraction"] for worker in workers]
+        print(json.dumps({"samples_per_second": pace * BATCH_SIZE, "waited": waited}))
+
+
+def train(asked: Asked) -> None:
+    """Samples a second of a contender."""
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     workload = WORKLOADS[asked.workload]
     data = workload.load()
@@ -69,4 +87,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    what = Asked(**json.loads(sys.argv[1]))
+    (emulate if what.milliseconds else train)(what)

@@ -10,7 +10,8 @@ layers on each; the same batch, optimizer (fused Adam) and cut for all that are 
   GPipe, 1F1B           torch.distributed.pipelining over gloo, by number of microbatches
   locked, one host      backpropagation on one host, with one core, which needs no link
 
---part delay: without a limit of bandwidth, for each of --delays. --part rivals: for each of --rates, at --delay.
+--part delay: without a limit of bandwidth, for each of --delays. --part rivals: for each of --rates, at --delay. --part emulated:
+64 stages over 8 hosts, which sleep 100 ms forward and 100 ms backward, beside 8 stages of one host, and 64 of one.
 """
 
 from __future__ import annotations
@@ -86,6 +87,13 @@ class Bench:
                     "MASTER_ADDR": self.network.address(0),
                     "GLOO_SOCKET_IFNAME": self.network.interface(rank),
                 }
+            elif hosts > 1:  # on this machine's own address
+                variables |= {
+                    "RANK": str(rank),
+                    "WORLD_SIZE": str(hosts),
+                    "MASTER_PORT": "29533",
+                    "MASTER_ADDR": "127.0.0.1",
+                }
             elif asked["contender"] == "locked":
                 command = ["taskset", "-c", "0", *program]
             pipe = subprocess.PIPE
@@ -115,6 +123,8 @@ def measure(options: argparse.Namespace) -> list[Case]:
     split = cut.cut(train_set)[0]
     found: list[Case] = []
     with ExitStack() as stack:
+        if options.part == "emulated":
+            return measure_emulated(options)
         if options.part != "rivals":
             found += measure_delays(options, split, stack)
         if options.part != "delay":
@@ -173,9 +183,41 @@ def measure_rivals(options: argparse.Namespace, bench: Bench, rate: float) -> li
     return measured
 
 
+def measure_emulated(options: argparse.Namespace) -> list[Case]:
+    """Many stages that sleep, on many hosts: are they as fast as a few?"""
+    per_host, hosts, steps = (2, 2, 12) if options.quick else (8, 8, 60)
+    bench = Bench([], options.seconds, None, steps)
+
+    def run(stages: int, hosts: int) -> Measured:
+        asked = {
+            "contender": OURS,
+            "workload": "",
+            "steps": steps,
+            "split": list(range(1, stages)),
+            "milliseconds": 100.0,
+        }
+        shared = [stages // hosts] * hosts if hosts > 1 else None
+        return {THROUGHPUT: bench.run({**asked, "settings": {"hosts_split": shared}}, hosts)["samples_per_second"]}
+
+    alone, many, all_of_them = (
+        f"{per_host} stages, 1 host",
+        f"{per_host * hosts} stages, {hosts} hosts",
+        per_host * hosts,
+    )
+    contenders = [
+        Contender(many, partial(run, all_of_them, hosts)),
+        Contender(alone, partial(run, per_host, 1)),
+        Contender(f"{all_of_them} stages, 1 host", partial(run, all_of_them, 1)),
+    ]
+    measured = compare("emulated stages", {"ms": 100.0}, contenders, options.rounds, many, warm_up=False)
+    for case in measured:
+        case.formulas["one stage alone"] = 8 / 0.2
+    return measured
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What only this benchmark has."""
-    parser.add_argument("--part", choices=("delay", "rivals"), help="default: both")
+    parser.add_argument("--part", choices=("delay", "rivals", "emulated"), help="default: the first two")
     delays: Callable[[str], list[float]] = listed(float)
     parser.add_argument("--delays", type=delays, default=[0, 10, 50, 100], metavar="MS,…", help="default: 0,10,50,100")
     parser.add_argument("--rates", type=listed(float), default=[1000, 100], metavar="MBIT,…", help="default: 1000,100")

@@ -25,7 +25,11 @@ from benchmarks.case import Case, Metric, cases, spread
 from benchmarks.ranks import run_ranks
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if "__name__ == " in path.read_text())
+SCRIPTS = sorted(
+    path
+    for path in (ROOT / "benchmarks").glob("*.py")
+    if "    main()" in path.read_text() or "sys.exit(main())" in path.read_text()
+)
 
 
 def run(script: str, json_file: Path, *arguments: str) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def _config(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, Any]) 
     used = {
         "split": plan.split,
         "devices": job.devices,
-        "hosts": list(job.addresses),
+        **_hosts(job),
         "threads_per_worker": job.threads,
         "synthesizer_hidden": list(job.config.hidden),
         "synthesizer_matmul_precision": [
@@ -126,3 +126,10 @@ def _config(job: Job, prepared: Prepared, plan: Plan, settings: dict[str, Any]) 
         "steps_per_epoch": prepared.stream.steps_per_epoch,
     }
     return {**given, "used": used}
+
+
+def _hosts(job: Job) -> dict[str, Any]:
+    """Of several: their addresses, and which of them has each stage."""
+    if len(job.place.counts) == 1:
+        return {}
+    return {"hosts": list(job.addresses), "host_of_stage": [job.place.host_of(k) for k in range(job.config.workers)]}

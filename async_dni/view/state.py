@@ -44,7 +44,9 @@ class RunState:
         capacity, devices = config.get("queue_capacity"), used.get("devices")
         self.capacity = capacity if isinstance(capacity, int) and capacity > 0 else None
         if isinstance(devices, list) and not self.stages:
-            self.stages = [StageState(device=str(device)) for device in devices]
+            hosts = used.get("host_of_stage")
+            names = zip(hosts, devices, strict=False) if isinstance(hosts, list) else (("", name) for name in devices)
+            self.stages = [StageState(device=f"{host}/{name}" if host != "" else str(name)) for host, name in names]
 
     def plan(self, layers: Sequence[Sequence[str]]) -> None:
         """Take the names of each stage's blocks."""

@@ -17,10 +17,15 @@ def print_summary(console: Console, summary: dict[str, Any], run_dir: Path | Non
         f"{summary['method']}, {summary['num_workers']} workers: {summary['steps']} steps{resumed}, {summary['samples']} samples"
         f" in {summary['wall_seconds']:.1f} s ({summary['samples_per_second']:,.0f} samples/s)"
     ]
+    several = len({worker.get("host", 0) for worker in summary["workers"]}) > 1
+
+    def on(worker: dict[str, Any]) -> str:
+        return f"  host {worker['host']}" if several else ""
+
     for worker in summary["workers"]:
         lag = "" if worker["mean_lag"] is None else f"  mean lag {worker['mean_lag']:.1f}"
         lines.append(
-            f"  stage {worker['index']}  pid {worker['pid']}  {worker['device']}  blocks {blocks(worker['layers'])}  "
+            f"  stage {worker['index']}{on(worker)}  pid {worker['pid']}  {worker['device']}  blocks {blocks(worker['layers'])}  "
             f"updates {worker['updates']}  synthesizer updates {worker['synthesizer_updates']}  "
             f"busy {worker['busy_fraction']:.0%}  dropped {worker['dropped']}{lag}{exceptions(worker)}"
         )

@@ -10,6 +10,7 @@ Without delay and rate, each has a veth pair onto a bridge. With them, each has 
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-PREFIX = "async-dni"
+PREFIX, _numbers = "async-dni", itertools.count()
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 MTU = 65000  # large packets, as Python passes them on
 BUFFERS = {"tcp_rmem": "4096 1048576 67108864", "tcp_wmem": "4096 1048576 67108864"}
@@ -48,6 +49,7 @@ class EmulatedNetwork:
         self, hosts: int, *, delay_ms: float = 0.0, rate_mbit: float | None = None, net: str = "10.77.0"
     ) -> None:
         self.hosts, self.delay_ms, self.rate_mbit, self._net = hosts, delay_ms, rate_mbit, net
+        self._number = next(_numbers)  # of this process's networks
         self._forwarder: subprocess.Popen[bytes] | None = None
 
     @property
@@ -55,7 +57,7 @@ class EmulatedNetwork:
         return bool(self.delay_ms) or self.rate_mbit is not None
 
     def _namespace(self, host: int | str) -> str:
-        return f"{PREFIX}-{os.getpid()}-{host}"
+        return f"{PREFIX}-{os.getpid()}-{self._number}-{host}"
 
     def address(self, host: int) -> str:
         """A host's, in the network."""
@@ -118,7 +120,7 @@ class EmulatedNetwork:
     def _connect_by_forwarder(self) -> None:
         devices = []
         for host in range(self.hosts):
-            name = f"ad{os.getpid()}h{host}"[-15:]
+            name = f"ad{os.getpid()}n{self._number}h{host}"[-15:]
             device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
             devices.append(device)
             fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
@@ -150,7 +152,7 @@ def _ip(*arguments: str) -> None:
 def _remove_left() -> None:
     """Namespaces of processes that were killed."""
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    for name, pid in re.findall(rf"^({PREFIX}-(\d+)-\w+)", listed, re.MULTILINE):
+    for name, pid in re.findall(rf"^({PREFIX}-(\d+)-\S+)", listed, re.MULTILINE):
         if not os.path.exists(f"/proc/{pid}"):
             with suppress(subprocess.CalledProcessError):
                 subprocess.run(["ip", "netns", "del", name], check=True, capture_output=True)

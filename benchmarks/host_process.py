@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import nn
 from workloads import WORKLOADS, whole_batches
 
 from async_dni import Trainer
+from async_dni.record.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,19 @@ class Asked:
     microbatches: int = 0
     milliseconds: float = 0.0  # that an emulated stage sleeps, each way
     threads: int = 1
+
+
+class Spent(Progress):
+    """Counts what the host's own process computes, links included, from when the workers begin."""
+
+    began = 0.0
+
+    def on_begin(self) -> None:
+        self.began = time.process_time()
+
+    def seconds(self) -> float:
+        """So far."""
+        return time.process_time() - self.began
 
 
 class Printed:
@@ -80,10 +95,12 @@ def train(asked: Asked) -> None:
             "batch_size": workload.batch_size,
         }
         ours |= {"threads_per_worker": asked.threads, "device_map": "cpu", **asked.settings}
-        result = Trainer(model, optimizer=rivals.adam, **ours).fit(train_set, steps=asked.steps)
+        spent = Spent()
+        result = Trainer(model, optimizer=rivals.adam, progress=spent, **ours).fit(train_set, steps=asked.steps)
         if rank == 0:
             lags = [worker["mean_lag"] for worker in result.summary["workers"]]
-            print(json.dumps({"samples_per_second": result.summary["samples_per_second"], "lags": lags}))
+            found = {"samples_per_second": result.summary["samples_per_second"], "lags": lags}
+            print(json.dumps({**found, "ms_of_the_host": 1e3 * spent.seconds() / asked.steps}))
 
 
 if __name__ == "__main__":

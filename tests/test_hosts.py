@@ -160,6 +160,7 @@ def test_a_worker_that_raises_ends_the_run_on_all_with_one_sentence(tmp_path: Pa
         assert "failed: stage 1 raised ArithmeticError: of its own (block 1) on batch" in said
         assert said.endswith(" (on host 1, 127.0.0.1)\n") == (rank == 0)
     assert list_checkpoints(tmp_path / "run" / "checkpoints"), ended  # of the stages' last snapshots, of both hosts
+    assert "ArithmeticError: of its own" in (tmp_path / "run" / "workers" / "1.log").read_text()
 
 
 def test_a_host_that_dies_is_named_with_what_is_left(tmp_path: Path) -> None:

@@ -28,12 +28,13 @@ class Mirror:
     def finish(self) -> None:
         """Send what is left."""
         self._is_over.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._look()
 
     def _run(self) -> None:
         while not self._is_over.wait(INTERVAL):
             self._look()
-        self._look()
 
     def _look(self) -> None:
         for path in sorted(self._folder.glob("[!.]*")):

@@ -73,6 +73,7 @@ class OtherHost(Outside):
         self.group.send(0, "finished", totals=totals, deaths=deaths)
 
     def on_failure(self, error: Exception, kept: Kept) -> Kept:
+        self._mirror.finish()  # a traceback, say
         if isinstance(error, WorkerError) and not isinstance(error, FailedElsewhereError):
             self.group.send(0, "failed", stage=error.stage, message=str(error), details=error.details)
         states = {stage: to_bytes(state) for stage, (_, state) in kept.items()}

@@ -18,10 +18,14 @@ import rivals
 from emulated import BATCH_SIZE, Emulated, emulated_data
 from rivals import GPIPE, ONE_F_ONE_B, Plain
 from torch import nn
+from training import Ours, Setting, Training
+from weight_history import replay
 from workloads import WORKLOADS, whole_batches
 
 from async_dni import Trainer
 from async_dni.record.progress import Progress
+
+EVERY = 60  # batches between copies of the weights
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Asked:
     settings: dict[str, Any]  # of ours
     microbatches: int = 0
     milliseconds: float = 0.0  # that an emulated stage sleeps, each way
+    race: list[Any] | None = None  # a learning rate, its schedule, the synthesizers' in times of it, a seed
     threads: int = 1
 
 
@@ -75,6 +80,18 @@ def emulate(asked: Asked) -> None:
         print(json.dumps({"samples_per_second": pace * BATCH_SIZE, "waited": waited}))
 
 
+def race(asked: Asked) -> None:
+    """The course of a whole training: steps, seconds, errors."""
+    workload = WORKLOADS[asked.workload]
+    lr, schedule, times, seed = asked.race or ()
+    training = Training(workload, workload.load(), EVERY)
+    ours = Ours(len(asked.split) + 1, {"method": asked.contender, "split": tuple(asked.split), **asked.settings})
+    trainer = ours.trainer(training, Setting(lr, schedule, asked.steps, times), seed)
+    model = trainer.fit(training.data.train_set, steps=asked.steps + 1).model
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps({"course": [(step, at, training.evaluate(model)) for step, at in replay(model)]}))
+
+
 def train(asked: Asked) -> None:
     """Samples a second of a contender."""
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -105,4 +122,4 @@ def train(asked: Asked) -> None:
 
 if __name__ == "__main__":
     what = Asked(**json.loads(sys.argv[1]))
-    (emulate if what.milliseconds else train)(what)
+    (emulate if what.milliseconds else race if what.race else train)(what)

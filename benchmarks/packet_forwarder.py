@@ -28,8 +28,9 @@ class Forwarder:
         self.devices, self.delay, self.rate = devices, delay, rate
         self._of = {socket.inet_aton(f"{net}.{host + 1}"): host for host in range(len(devices))}
         self._free_out, self._free_in = [0.0] * len(devices), [0.0] * len(devices)  # when each is free again
-        self._most_waiting = max(0.2, 8 * delay)  # seconds of packets that wait to go out; more are lost
-        self._under_way: list[tuple[float, int, int, bytes]] = []
+        self._most_waiting = max(0.2, 8 * delay)  # seconds of packets that wait to go out, or to come in; more are lost
+        # when, in which order, to whom; whether it has come to the other's interface, and only has to go through that
+        self._under_way: list[tuple[float, int, int, bool, bytes]] = []
         self._count = 0
 
     def run(self) -> None:
@@ -41,7 +42,10 @@ class Forwarder:
                 self._read(device)
             now = time.monotonic()
             while self._under_way and self._under_way[0][0] <= now:
-                _, _, host, packet = heapq.heappop(self._under_way)
+                when, _, host, is_there, packet = heapq.heappop(self._under_way)
+                if not is_there:
+                    self._come(when, host, packet)
+                    continue
                 with suppress(OSError):  # its interface is down
                     os.write(self.devices[host], packet)
 
@@ -62,7 +66,15 @@ class Forwarder:
         if self._free_out[source] - now > self._most_waiting:
             return
         self._free_out[source] = max(now, self._free_out[source]) + takes
-        there = self._free_out[source] + self.delay
-        self._free_in[target] = max(there, self._free_in[target] + takes)
+        self._keep(self._free_out[source] + self.delay, target, self.rate == 0, packet)
+
+    def _come(self, when: float, target: int, packet: bytes) -> None:
+        """It is at the other's interface, which was busy with it while it went out, unless that was busy with another's."""
+        if self._free_in[target] - when > self._most_waiting:
+            return
+        self._free_in[target] = max(when, self._free_in[target] + len(packet) / self.rate)
+        self._keep(self._free_in[target], target, True, packet)
+
+    def _keep(self, until: float, target: int, is_there: bool, packet: bytes) -> None:
         self._count += 1
-        heapq.heappush(self._under_way, (self._free_in[target], self._count, target, packet))
+        heapq.heappush(self._under_way, (until, self._count, target, is_there, packet))

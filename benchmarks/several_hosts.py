@@ -11,7 +11,9 @@ layers on each; the same batch, optimizer (fused Adam) and cut for all that are 
   locked, one host      backpropagation on one host, with one core, which needs no link
 
 --part delay: without a limit of bandwidth, for each of --delays. --part rivals: for each of --rates, at --delay. --part emulated:
-64 stages over 8 hosts, which sleep 100 ms forward and 100 ms backward, beside 8 stages of one host, and 64 of one.
+64 stages over 8 hosts, which sleep 100 ms each way, beside 8 stages of one host, and 64 of one. --part race: the
+time to a test error, ours over the link of the first of --rates, and locked on one host with one core; what a rival over the link
+needs is a formula: locked's steps, at the rate that --rival-rate says (of --part rivals).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import argparse
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -31,9 +34,12 @@ from typing import Any
 
 import rivals
 from case import Case, Measured, Metric
+from courses import Course, Point, last_error, times_to, why_missing
 from emulated_network import EmulatedNetwork, unavailable
 from harness import Contender, UnavailableError, compare, listed, parse_arguments, positive, report
-from rivals import GPIPE, ONE_F_ONE_B
+from host_process import EVERY
+from rivals import GPIPE, ONE_F_ONE_B, Plain
+from training import Locked, Setting, Training
 from workloads import WORKLOADS, whole_batches
 
 from async_dni import Trainer
@@ -126,6 +132,8 @@ def measure(options: argparse.Namespace) -> list[Case]:
     split = cut.cut(train_set)[0]
     found: list[Case] = []
     with ExitStack() as stack:
+        if options.part == "race":
+            return measure_race(options, split)
         if options.part == "emulated":
             return measure_emulated(options)
         if options.part != "rivals":
@@ -186,6 +194,44 @@ def measure_rivals(options: argparse.Namespace, bench: Bench, rate: float) -> li
     return measured
 
 
+def measure_race(options: argparse.Namespace, split: Sequence[int]) -> list[Case]:
+    """Whole trainings, a seed a round."""
+    workload, steps = WORKLOADS[WORKLOAD], 60 if options.quick else 1500
+    capacity, rate = capacity_for(options.delay, workload.batch_size / 16_000), options.rates[0]
+    training = Training(workload, workload.load(), EVERY)
+    locked, rounds = Locked(Plain(1)), range(options.rounds)
+    name, alone = f"{OURS}, two hosts, {rate:g} Mbit/s, {options.delay:g} ms", "locked, one host, one core"
+    courses: dict[str, list[Course]] = {name: [], alone: []}
+    asked = {"contender": OURS, "workload": WORKLOAD, "steps": steps, "split": list(split)}
+    with EmulatedNetwork(HOSTS, delay_ms=options.delay, rate_mbit=rate) as network:
+        bench = Bench(split, options.seconds, network, steps)
+        for seed in rounds:
+            settings = {"queue_capacity": capacity}
+            found = bench.run({**asked, "settings": settings, "race": [5e-4, "constant", 2.0, seed]}, HOSTS)["course"]
+            courses[name].append([Point(*point) for point in found])
+            courses[alone].append(locked.train(training, Setting(2e-3, "onecycle", steps), seed))
+            print(f"race: seed {seed}: {[last_error(each[-1]) for each in courses.values()]} %", file=sys.stderr)
+    settings = {**workload.settings(), "capacity": capacity, "steps": steps, "rival_rate": options.rival_rate}
+    cases = []
+    for target in (3.0, 2.5, 2.0):
+        case = Case(f"{WORKLOAD}, a race", Metric(f"time to {target:g} %", "s"), settings, {}, WORKLOAD)
+        for each, found in courses.items():
+            if (times := times_to(target, found)) is None:
+                case.missing[each] = why_missing(target, found)
+            else:
+                case.rounds[each] = times
+        reached = [next((p.step for p in course if p.error <= target), None) for course in courses[alone]]
+        if options.rival_rate and None not in reached:
+            needed = statistics.median(step for step in reached if step is not None)
+            case.formulas["rival over the link"] = needed * workload.batch_size / options.rival_rate
+        cases.append(case)
+    error = Case(f"{WORKLOAD}, a race", Metric(workload.figure, "%"), settings, {}, WORKLOAD)
+    for each, found in courses.items():
+        error.rounds[each] = [last_error(course) for course in found]
+        error.curves[each] = [[(p.seconds, p.error) for p in course] for course in found]
+    return [*cases, error]
+
+
 def measure_emulated(options: argparse.Namespace) -> list[Case]:
     """Many stages that sleep, on many hosts: are they as fast as a few?"""
     per_host, hosts, steps = (2, 2, 12) if options.quick else (8, 8, 60)
@@ -220,7 +266,10 @@ def measure_emulated(options: argparse.Namespace) -> list[Case]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What only this benchmark has."""
-    parser.add_argument("--part", choices=("delay", "rivals", "emulated"), help="default: the first two")
+    parser.add_argument("--part", choices=("delay", "rivals", "emulated", "race"), help="default: the first two")
+    parser.add_argument(
+        "--rival-rate", type=positive(float), metavar="N", help="samples/s of the best rival, for --part race"
+    )
     delays: Callable[[str], list[float]] = listed(float)
     parser.add_argument("--delays", type=delays, default=[0, 10, 50, 100], metavar="MS,…", help="default: 0,10,50,100")
     parser.add_argument("--rates", type=listed(float), default=[1000, 100], metavar="MBIT,…", help="default: 1000,100")

@@ -83,7 +83,8 @@ def emulate(asked: Asked) -> None:
 def race(asked: Asked) -> None:
     """The course of a whole training: steps, seconds, errors."""
     workload = WORKLOADS[asked.workload]
-    lr, schedule, times, seed = asked.race or ()
+    assert asked.race is not None
+    lr, schedule, times, seed = asked.race
     training = Training(workload, workload.load(), EVERY)
     ours = Ours(len(asked.split) + 1, {"method": asked.contender, "split": tuple(asked.split), **asked.settings})
     trainer = ours.trainer(training, Setting(lr, schedule, asked.steps, times), seed)

@@ -122,7 +122,7 @@ def _devices_here(device_map: str, place: Place, workers: int) -> list[str]:
 def _facts(job: Job, prepared: Prepared, settings: dict[str, Any]) -> dict[str, Any]:
     """What must be the same on all hosts, by a name that a person knows."""
     given = {**dataclasses.asdict(job.config), **settings}
-    blocks = [f"{name} {list(value.shape)}" for name, value in prepared.model.state_dict().items()]
+    blocks = [f"{name} {list(value.shape)}" for name, value in _weights(prepared).items()]
     return {
         "async_dni": VERSION,
         "torch": torch.__version__.split("+")[0],
@@ -141,7 +141,12 @@ def _first(prepared: Prepared) -> list[Tensor]:
 
 def _checksum(prepared: Prepared) -> str:
     """Of the network's weights."""
-    return _checksum_of(list(prepared.model.state_dict().values()))
+    return _checksum_of(list(_weights(prepared).values()))
+
+
+def _weights(prepared: Prepared) -> dict[str, Tensor]:
+    """Parameters and buffers, without what else a module may keep in its state."""
+    return {name: value for name, value in prepared.model.state_dict().items() if isinstance(value, Tensor)}
 
 
 def _checksum_of(tensors: Sequence[Tensor]) -> str:
@@ -162,11 +167,11 @@ def _compare(facts: Sequence[dict[str, str]], addresses: Sequence[str]) -> None:
 
 
 def _with_weights_of_first(prepared: Prepared, hosts: Hosts) -> Prepared:
-    message = hosts.of_first("weights", lambda: Message("weights", {}, to_bytes(prepared.model.state_dict())))
+    message = hosts.of_first("weights", lambda: Message("weights", {}, to_bytes(_weights(prepared))))
     if hosts.is_first:
         return prepared
     model = copy_of(prepared.model)
-    model.load_state_dict(from_bytes(message.body))
+    model.load_state_dict({**model.state_dict(), **from_bytes(message.body)})
     return dataclasses.replace(prepared, model=model)
 
 

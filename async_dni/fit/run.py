@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from ..record.result import TrainResult
 from ..record.run import Run
 from ..record.run_dir import RunDir
 from ..runtime.events import from_bytes
+from ..runtime.fork_server import end_server
 from ..runtime.hosts.group import Group, Hosts, joined
 from ..runtime.hosts.host_error import HostError
 from ..runtime.hosts.torchrun import HostEnvironment
@@ -109,12 +112,19 @@ def _what_is_left(run_dir: RunDir | None) -> str:
     return f"--resume {run_dir.path} goes on from {found[-1].name}"
 
 
+def _discard(run_dir: RunDir) -> None:
+    """End and remove what a host leaves behind whose process ends in the middle of a run."""
+    end_server()
+    shutil.rmtree(run_dir.path.parent, ignore_errors=True)
+
+
 def _run_elsewhere(
     job: Job, prepared: Prepared, wiring: Wiring, interruption: Interruption, hosts: Group
 ) -> TrainResult:
     """On a host that is not the first: train its stages, and return what the first says that all came to."""
     assert prepared.run_dir is not None
     prepared.run_dir.create(resuming=prepared.checkpoint is not None)
+    interruption.discard = partial(_discard, prepared.run_dir)
     here = ", ".join(map(str, job.place.stages))
     of = f"host {hosts.rank} of {hosts.size}: stage{'s' * (len(job.place.stages) > 1)} {here}"
     job.progress.on_note(f"{of}; host 0 ({hosts.addresses[0]}) shows the run")

@@ -38,6 +38,7 @@ _LINE = 64  # bytes: a cache line, and the alignment of tensors
 _WRITTEN, _RELEASED = 0, _LINE // 8  # positions of the counters, in words of 8 bytes, each in a cache line of its own
 _CLOSED = _RELEASED + 1  # whether the consumer takes no more; written by it, too
 _RING = 2 * _LINE  # where the slots begin
+SLOT_HEAD = _LINE  # bytes of a slot before its tensors
 
 
 @dataclass(frozen=True)

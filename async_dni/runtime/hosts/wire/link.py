@@ -23,9 +23,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ...transport.doorbell import Doorbell
-from ...transport.tensor_queue import TensorQueue
+from ...transport.tensor_queue import SLOT_HEAD, TensorQueue
 from .channel import Receiving, Sending
 from .transport import LostError, Transport
 
@@ -42,6 +43,12 @@ class LinkEnd:
     doorbell: Doorbell  # which these workers ring
 
 
+def _pairs() -> tuple[list[Tensor], memoryview]:
+    """Messages that tell two numbers, slots given back and whether no more are taken: their bytes, and all numbers in place."""
+    whole = torch.zeros(TOLD_PLACES * 2, dtype=torch.int64)
+    return list(whole.view(torch.uint8).view(TOLD_PLACES, 16)), memoryview(whole.numpy())  # type: ignore[arg-type]
+
+
 class Link:
     """This host's end, to the neighbour `peer`, which hears something every `beat` seconds; a thread calls `on_lost(peer, why)`
     where that one is gone."""
@@ -52,13 +59,16 @@ class Link:
         self._out, self._into, self._doorbell = end.out, end.into, end.doorbell
         self._peer, self._beat, self._on_lost = peer, beat, on_lost
         self._is_over = False
-        self._slots = [] if self._out is None else self._out.slots
+        self._slots = (
+            [] if self._out is None else self._out.slots
+        )  # whole, and what there is of those that say "none comes"
+        self._heads = [slot[:SLOT_HEAD] for slot in self._slots]
         self._data_out = Sending(transport, peer, DATA, max(1, len(self._slots)))
         self._data_in = Receiving(transport, peer, DATA, [] if self._into is None else self._into.slots)
-        self._told = torch.zeros(TOLD_PLACES, 2, dtype=torch.int64)  # slots given back, whether no more are taken
+        self._to_tell, self._tell_words = _pairs()
         self._told_out = Sending(transport, peer, TOLD, TOLD_PLACES)
-        buffers = list(torch.zeros(TOLD_PLACES, 16, dtype=torch.uint8))
-        self._told_in = Receiving(transport, peer, TOLD, buffers)
+        told, self._told_words = _pairs()
+        self._told_in = Receiving(transport, peer, TOLD, told)
         self._last_told, self._told_at = (-1, False), 0.0
         self._threads: list[threading.Thread] = []
 
@@ -104,7 +114,8 @@ class Link:
         while not self._is_over:
             while self._out is not None and (taken := self._out.take_slot()) is not None:
                 number, used = taken
-                self._data_out.send(self._slots[number % len(self._slots)][:used])
+                place = number % len(self._slots)
+                self._data_out.send(self._heads[place] if used == SLOT_HEAD else self._slots[place])
             self._post_free_slots()
             self._tell()
             self._doorbell.wait(self._beat)
@@ -122,9 +133,9 @@ class Link:
         if state == self._last_told and now - self._told_at < self._beat:
             return
         self._told_out.wait_for_place()
-        row = self._told[self._told_out.place]
-        row[0], row[1] = state
-        self._told_out.send(row.view(torch.uint8))
+        place = self._told_out.place
+        self._tell_words[2 * place], self._tell_words[2 * place + 1] = state
+        self._told_out.send(self._to_tell[place])
         self._last_told, self._told_at = state, now
 
     # What comes in.
@@ -138,7 +149,9 @@ class Link:
     def _hear(self) -> None:
         """What the peer tells: slots that its worker has given back are the producer's again."""
         while True:
-            released, is_closed = self._told_in.wait().view(torch.int64).tolist()
+            place = self._told_in.received % TOLD_PLACES
+            self._told_in.wait()
+            released, is_closed = self._told_words[2 * place : 2 * place + 2]
             self._told_in.post()
             if self._out is None:
                 continue

@@ -127,10 +127,13 @@ class EmulatedNetwork:
             _ip("link", "set", name, "netns", self._namespace(host), "name", "net0")
             _ip("-n", self._namespace(host), "link", "set", "net0", "mtu", str(MTU))
         rate = "0" if self.rate_mbit is None else str(self.rate_mbit)
-        arguments = [self._net, str(self.delay_ms), rate, *map(str, devices)]
+        arguments = [str(os.getpid()), self._net, str(self.delay_ms), rate, *map(str, devices)]
         code = "import sys; from packet_forwarder import forward; forward(*sys.argv[1:])"
         self._forwarder = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments], pass_fds=devices, cwd=Path(__file__).parent
+            [sys.executable, "-c", code, *arguments],
+            pass_fds=devices,
+            cwd=Path(__file__).parent,
+            stdout=subprocess.DEVNULL,  # whose reader would wait for its end, too
         )
         for device in devices:
             os.close(device)

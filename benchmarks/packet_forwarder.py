@@ -15,9 +15,11 @@ LARGEST = 1 << 16  # bytes of a packet
 PR_SET_PDEATHSIG = 1
 
 
-def forward(net: str, delay_ms: str, rate_mbit: str, *devices: str) -> None:
+def forward(parent: str, net: str, delay_ms: str, rate_mbit: str, *devices: str) -> None:
     """For ever. Device number i is that of the host NET.i+1; `rate_mbit` "0": no limit. Ends with its parent."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(parent):
+        return  # it has ended already
     Forwarder([int(device) for device in devices], net, float(delay_ms) / 2e3, float(rate_mbit) * 1e6 / 8).run()
 
 

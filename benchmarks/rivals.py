@@ -37,6 +37,7 @@ class Job:
     steps: int
     threads: int  # of each process
     matmul_precision: str = "highest"
+    device: str = "cpu"  # of a rival of one process
 
     def prepare(self) -> None:
         """Set this process as the job says."""
@@ -46,6 +47,11 @@ class Job:
     def stream(self, dataset: Any = None, ranks: int = 1) -> BatchStream:
         """The batches, the warm-up's too; `dataset` in place of the job's own."""
         return BatchStream(dataset or self.dataset, self.batch_size // ranks, WARM_UP + self.steps, seed=0)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was given."""
+        if self.device != "cpu":
+            torch.cuda.synchronize(self.device)
 
     def samples_per_second(self, step: Callable[[int], object], barrier: Callable[[], object]) -> float:
         """Do the warm-up, then the job; the clock runs from a barrier to a barrier."""
@@ -92,7 +98,9 @@ class Plain:
 
         inductor.compile_threads = 1  # here: a pool of processes would outlive this one
         inductor.cpp.threads = self.threads
-        called: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False)
+        on_cuda = any(parameter.is_cuda for parameter in model.parameters())
+        mode = "reduce-overhead" if on_cuda else None  # CUDA graphs, which layers as small as these need
+        called: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False, mode=mode)
         before = copy.deepcopy(model.state_dict())
         for x, target in compiled_for:
             nn.functional.cross_entropy(called(self.laid_out(x)), target).backward()
@@ -108,17 +116,19 @@ class Plain:
 def locked(rank: int, results: Any, job: Job, plain: Plain) -> None:
     """Backpropagation in one process: a plain loop. What is compiled is compiled before the warm-up's steps."""
     job.prepare()
-    stream, model, loss_fn = job.stream(), copy.deepcopy(job.model).train(), nn.CrossEntropyLoss()
-    forward = plain.prepare(model, [(stream[0].x, stream[0].target)])
+    device, loss_fn = torch.device(job.device), nn.CrossEntropyLoss()
+    stream, model = job.stream(), copy.deepcopy(job.model).train().to(device)
+    first = stream[0].to(device)
+    forward = plain.prepare(model, [(first.x, first.target)])
     optimizer = adam(model.parameters())
 
     def step(index: int) -> None:
-        batch = stream[index]
+        batch = stream[index].to(device)
         optimizer.zero_grad(set_to_none=True)
         loss_fn(forward(plain.laid_out(batch.x)), batch.target).backward()
         optimizer.step()
 
-    results.send(job.samples_per_second(step, lambda: None))
+    results.send(job.samples_per_second(step, job.synchronize))
 
 
 def data_parallel(rank: int, results: Any, job: Job, rendezvous: Path | str, ranks: int) -> None:

@@ -21,6 +21,9 @@ The same network, global batch, optimizer (fused Adam), data and cores for all, 
   limit of cdni         what the arithmetic allows: each stage timed alone with nothing to wait for; a batch takes the
                         longer of all stages' work shared by the cores, and the slowest stage
 
+--device-map cuda (or cuda:0,cpu, …) puts our stages on GPUs, as launch.py does, and the locked process on the first one, where
+compiling it makes CUDA graphs. Rivals of several processes, and the limit, are of CPUs and left out then.
+
 --best keeps, after the warm-up, the fastest of each rival's settings only (compiled or not, how many microbatches), and measures
 that. A rival that can't run here is in the table with the reason.
 
@@ -67,6 +70,7 @@ from async_dni.foundation.cores import usable_cores
 from async_dni.learning.precision import MATMUL_PRECISIONS
 from async_dni.learning.stage import StageSpec
 from async_dni.runtime.machine.compiler import no_compiler
+from async_dni.runtime.machine.device import assign_devices
 
 THROUGHPUT = Metric("throughput", "samples/s")
 COMPUTING = "computing"  # of a stage, in milliseconds a batch
@@ -96,12 +100,14 @@ class Bench:
         precision: str,
         more: Mapping[str, Mapping[str, Any]] | None = None,
         compiles: bool = True,
+        device_map: str = "cpu",
     ) -> None:
         self.workload, self.seconds, self.warm_up_steps = workload, seconds, warm_up_steps
         self.precision = precision  # of the layers' products
         self.data = whole_batches(data.train_set, workload.batch_size)
         self.model = workload.make(data, seed=0)
         self.ours = named(workload, more)
+        self.device_map = device_map
         self.compiles = compiles  # whether rivals that are compiled are among the contenders
         self.cores = usable_cores()
         self.threads = max(1, self.cores // workload.workers)
@@ -110,26 +116,33 @@ class Bench:
     def contenders(self, only: Sequence[str] | None, but: Sequence[str] = ()) -> list[Contender]:
         """Those that are asked for, by the beginning of their names; all by default, `but` some."""
         trains: dict[str, Callable[[int], Measured]] = {name: self._in_workers(name) for name in self.ours}
-        trains[LIMIT] = self._limit
+        if self.device == "cpu":
+            trains[LIMIT] = self._limit
         families: dict[str, str] = {}
         for plain in self._plain():
             family = f"locked, {plain.threads} thread{'s' * (plain.threads > 1)}"
             trains[name := family + plain.name], families[name] = self._locked(plain), family
-        for schedule in PARALLEL[:-1]:
+        for schedule in PARALLEL[:-1] if self.device == "cpu" else ():
             least = 2 if schedule == GPIPE else self.workload.workers  # the others need one a stage
             for m in self.workload.microbatches(least):
                 trains[name := f"{schedule}, {m} microbatches"] = self._pipeline(schedule, m)
                 families[name] = schedule
-        trains["DDP"] = self._data_parallel
+        if self.device == "cpu":
+            trains["DDP"] = self._data_parallel
         chosen = chosen_names("throughput.py", list(trains), only, but)
         return [self._contender(name, trains[name], families.get(name)) for name in chosen]
+
+    @property
+    def device(self) -> str:
+        """The locked process's."""
+        return assign_devices(self.device_map, self.workload.workers)[0]
 
     def _plain(self) -> list[Plain]:
         """The ways to train in one process."""
         layouts = (False, True) if self.workload.kind == MAPS else (False,)
         return [
             Plain(threads, compiled, channels_last)
-            for threads in range(1, self.cores + 1)
+            for threads in (range(1, self.cores + 1) if self.device == "cpu" else (1,))
             for compiled in ((False, True) if self.compiles else (False,))
             for channels_last in layouts
         ]
@@ -150,7 +163,7 @@ class Bench:
             "workers": self.workload.workers,
             "batch_size": self.workload.batch_size,
             "threads_per_worker": self.threads,
-            "device_map": "cpu",
+            "device_map": self.device_map,
             "matmul_precision": self.precision,
         }
         return Trainer(self.model, optimizer=rivals.adam, **{**ours, **self.ours[name], **settings})
@@ -186,7 +199,7 @@ class Bench:
         }
 
     def _job(self, steps: int, threads: int) -> rivals.Job:
-        return rivals.Job(self.model, self.data, self.workload.batch_size, steps, threads, self.precision)
+        return rivals.Job(self.model, self.data, self.workload.batch_size, steps, threads, self.precision, self.device)
 
     def _locked(self, plain: Plain) -> Callable[[int], Measured]:
         def train(steps: int) -> Measured:
@@ -253,7 +266,8 @@ def measure(workload: Workload, options: argparse.Namespace) -> list[Case]:
     data = workload.load(options.fashion, options.text)
     more = dict(options.contender)
     compiles = not options.quick and not options.no_compile
-    bench = Bench(workload, data, options.seconds, options.warm_up_steps, options.matmul_precision, more, compiles)
+    given = (options.seconds, options.warm_up_steps, options.matmul_precision, more, compiles, options.device_map)
+    bench = Bench(workload, data, *given)
     contenders = bench.contenders(None if options.only is None else [*options.only, *more], options.but)
     settings = {
         **workload.settings(),
@@ -261,6 +275,7 @@ def measure(workload: Workload, options: argparse.Namespace) -> list[Case]:
         "contenders": bench.ours,
         "optimizer": "fused Adam, lr 1e-3",
         "matmul_precision": options.matmul_precision,
+        "device_map": bench.device_map,
         "cores": bench.cores,
         "threads_per_worker": bench.threads,
         "seconds_per_measurement": None if options.quick else options.seconds,
@@ -302,6 +317,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"may be repeated; default: {', '.join(DEFAULT)}",
     )
     parser.add_argument("--workers", type=positive(int), metavar="N", help="in place of the workload's own")
+    parser.add_argument("--device-map", default="cpu", metavar="MAP", help="as launch.py has it; default: cpu")
     parser.add_argument("--best", action="store_true", help="measure the fastest of each rival's settings only")
     parser.add_argument(
         "--no-compile",

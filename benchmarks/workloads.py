@@ -1,6 +1,6 @@
 """What is trained in the benchmarks: a network, its data, and the sizes that go with it; one table for all of them.
 
-    3x256, 20x256, 50x256, 100x256, 20x128   fully connected, MNIST
+    3x256, 20x256, 50x256, 100x256, 20x128, 12x2048   fully connected, MNIST
     cnn, cnn-mnist                           2 × (5×5 convolution of 32 channels, batch norm, ReLU, pooling), linear
     cnn6                                     6 convolutions of 3×3, pooled twice; Fashion-MNIST
     resnet                                   the package's, depth 8; Fashion-MNIST
@@ -156,6 +156,7 @@ WORKLOADS = {
         deep(3, batch_size=250, workers=3, steps=2400),
         deep(20),
         deep(20, 128, 64),
+        deep(12, 2048, 1024),
         deep(50, workers=8),
         deep(100, workers=8),
         images("cnn", CNN),

@@ -83,6 +83,14 @@ def seeded() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def no_devices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with GPUs, too, all tests but those of the CUDA path are of the CPU, where bits are promised."""
+    if request.node.path.name != "test_cuda.py":
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+
 @pytest.fixture(scope="session")
 def run_apart() -> Iterator[RunApart]:
     """Runs a script in a folder, in a process that runs these scripts only: exit status, output, errors, of workers too."""

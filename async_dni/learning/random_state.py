@@ -1,11 +1,12 @@
-"""The random states of a process: PyTorch's on the CPU, numpy's and Python's; seeded, kept and put back together.
+"""The random states of a process: PyTorch's, of CPU and CUDA device, numpy's and Python's; seeded, kept and put back together.
 
-Whatever a network or a data set draws from then is a function of what was seeded. A state is three tensors, which
-`torch.load(weights_only=True)` reads:
+Whatever a network or a data set draws from then is a function of what was seeded. A state is three tensors, four where the
+process computes on a CUDA device, which `torch.load(weights_only=True)` reads:
 
     torch     `torch.get_rng_state()`: bytes
     numpy     int64: the 624 words of its Mersenne Twister, position, whether a normal number is left, and that one's bits
     python    int64: 624 words and position, whether a normal number is left, and that one's bits
+    cuda      `torch.cuda.get_rng_state()`: bytes
 """
 
 from __future__ import annotations
@@ -25,16 +26,19 @@ _PYTHON_VERSION = 3  # of the form of `random.getstate()`
 
 @dataclass(frozen=True)
 class RandomState:
-    """The three states at one moment."""
+    """The states at one moment."""
 
     torch: Tensor
     numpy: Tensor
     python: Tensor
+    cuda: Tensor | None = None  # of the current device; None: what follows from the seed of `torch`
 
     @classmethod
     def capture(cls) -> RandomState:
         """Those of this process, as they are now."""
-        return cls(torch.get_rng_state(), _of_numpy(np.random.get_state(legacy=False)), _of_python(random.getstate()))
+        cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+        numpy_state, python_state = np.random.get_state(legacy=False), random.getstate()
+        return cls(torch.get_rng_state(), _of_numpy(numpy_state), _of_python(python_state), cuda)
 
     @classmethod
     def seeded(cls, seed: int, *more: int) -> RandomState:
@@ -49,15 +53,21 @@ class RandomState:
         """What `as_dict` gave; of a checkpoint that has PyTorch's alone, that, and others that are seeded by 0."""
         if isinstance(state, Tensor):
             return replace(cls.seeded(0), torch=state)
-        return cls(state["torch"], state["numpy"], state["python"])
+        return cls(state["torch"], state["numpy"], state["python"], state.get("cuda"))
 
     def as_dict(self) -> dict[str, Tensor]:
         """For a checkpoint."""
-        return {"torch": self.torch, "numpy": self.numpy, "python": self.python}
+        state = {"torch": self.torch, "numpy": self.numpy, "python": self.python}
+        return state if self.cuda is None else {**state, "cuda": self.cuda}
 
     def restore(self) -> None:
-        """Make these the states of this process."""
+        """Make these the states of this process. A CUDA device's is left alone where the process has used none."""
         torch.set_rng_state(self.torch)
+        if torch.cuda.is_initialized():
+            if self.cuda is None:
+                torch.cuda.manual_seed(torch.initial_seed())
+            else:
+                torch.cuda.set_rng_state(self.cuda)
         *key, position, has_gauss, gauss = self.numpy.tolist()
         np.random.set_state(("MT19937", np.array(key, dtype=np.uint32), position, has_gauss, _number_of(gauss)))
         *words, has_gauss, gauss = self.python.tolist()

@@ -82,15 +82,13 @@ def _build(spec: WorkerSpec, send_event: Callable[[object], None]) -> Worker:
     if spec.stream is not None:  # before anything is computed: processes that load are forked from this one
         current_process().daemon = False  # which may have no children
         spec.stream.begin(spec.heartbeat.step, die_with_parent)
+    device = torch.device(spec.device)
+    if device.type == "cuda":
+        _take_device(spec, device)
     stage_rng(spec.seed, spec.index).restore()
     stage_spec: StageSpec = pickle.loads(spec.stage.read())
     spec.stage.close()
-    device = torch.device(spec.device)
     stage = stage_spec.build(device)
-    if device.type == "cuda":
-        for queue in (spec.activation_in, spec.activation_out, spec.gradient_in, spec.gradient_out):
-            if queue is not None:
-                queue.pin_memory()
     telemetry = Telemetry(spec.schedule.start, spec.heartbeat)
     worker = Worker(spec, stage, telemetry, send_event)
     # once more: a user's module may have drawn when it was imported, or the stage when it was built
@@ -111,6 +109,15 @@ def _build(spec: WorkerSpec, send_event: Callable[[object], None]) -> Worker:
     )
     log.info("layers: %s", stage.module)
     return worker
+
+
+def _take_device(spec: WorkerSpec, device: torch.device) -> None:
+    """Make it this process's own, so that nothing is drawn or kept on another; page-lock the queues for copies to it."""
+    torch.cuda.init()
+    torch.cuda.set_device(device)
+    for queue in (spec.activation_in, spec.activation_out, spec.gradient_in, spec.gradient_out):
+        if queue is not None:
+            queue.pin_memory()
 
 
 def _run(worker: Worker) -> None:

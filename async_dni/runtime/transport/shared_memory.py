@@ -33,13 +33,18 @@ class SharedMemory:
     def RawArray(self, kind: Any, length: int) -> Any:  # noqa: N802  (as multiprocessing's contexts have it)
         """An array of ctypes. Raises `OSError` where there is no memory for it."""
         size = ctypes.sizeof(kind) * length
-        if size > _SMALL:
+        if has_own_file(size):
             return rebuild_ctype(kind, _Block(_File(size), 0, size), length)
         if self._used + size > _SMALL:
             self._file, self._used = _File(_SMALL), 0
         block = _Block(self._file, self._used, size)
         self._used += -(-size // _LINE) * _LINE
         return rebuild_ctype(kind, block, length)
+
+
+def has_own_file(size: int) -> bool:
+    """Whether an array of so many bytes shares its file, and so its pages, with no other."""
+    return size > _SMALL
 
 
 class _File:

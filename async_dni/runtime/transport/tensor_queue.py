@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from .doorbell import Doorbell
-from .shared_memory import SharedMemory
+from .shared_memory import SharedMemory, has_own_file
 
 _LINE = 64  # bytes: a cache line, and the alignment of tensors
 _WRITTEN, _RELEASED = 0, _LINE // 8  # positions of the counters, in words of 8 bytes, each in a cache line of its own
@@ -243,10 +243,13 @@ class TensorQueue:
         self._producer.ring()
 
     def pin_memory(self) -> None:
-        """Page-lock the ring for copies to and from a CUDA device, in this process."""
-        start = self._slots[0][0].data_ptr()
-        size = self._num_slots * self._slot_bytes - _LINE
-        torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(start, size, 0))
+        """Page-lock the queue's memory for copies to and from a CUDA device, in this process.
+
+        Pages are locked once, so a small queue, which shares them with others, is left as it is.
+        """
+        size = ctypes.sizeof(self._memory)
+        if has_own_file(size):
+            torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(ctypes.addressof(self._memory), size, 0))
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("capacity", "specs", "_num_slots", "_producer", "_consumer", "_slot_bytes", "_memory")

@@ -83,19 +83,25 @@ def seeded() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def no_devices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+NO_DEVICES = {"CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_devices(request: pytest.FixtureRequest) -> Iterator[None]:
     """On a machine with GPUs, too, all tests but those of the CUDA path are of the CPU, where bits are promised."""
-    if request.node.path.name != "test_cuda.py":
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.path.name != "test_cuda.py":
+            for name, value in NO_DEVICES.items():
+                patch.setenv(name, value)
+            patch.setattr(torch.cuda, "device_count", lambda: 0)
+        yield
 
 
 @pytest.fixture(scope="session")
 def run_apart() -> Iterator[RunApart]:
     """Runs a script in a folder, in a process that runs these scripts only: exit status, output, errors, of workers too."""
     command, pipe = [sys.executable, str(Path(__file__).with_name("one_by_one.py"))], subprocess.PIPE
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    environment = {**os.environ, **NO_DEVICES, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None

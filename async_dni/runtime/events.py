@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-import torch
-
 from ..record.schedule import CutKind
+from .transport.state_file import read_state, write_state
 
 _LENGTH = 8  # bytes
 
@@ -36,7 +35,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Cut:
-    """The stage's state after `step` batches: `torch.save`'s bytes of a dict, which holds what its kind says."""
+    """The stage's state after `step` batches: the bytes (`to_bytes`) of a dict, which holds what its kind says."""
 
     step: int
     kind: CutKind
@@ -108,12 +107,12 @@ class EventReceiver:
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
-    """`torch.save`'s bytes."""
+    """For a `Cut`."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    write_state(state, buffer)
     return buffer.getvalue()
 
 
 def from_bytes(state: bytes) -> dict[str, Any]:
     """What `to_bytes` made bytes of, on the CPU."""
-    return torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+    return read_state(io.BytesIO(state))

@@ -9,10 +9,9 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-import torch
-
 from .transport.memory_file import MemoryFile
 from .transport.shared_memory import SharedMemory
+from .transport.state_file import read_state, write_state
 
 
 class Snapshots:
@@ -43,7 +42,7 @@ class Snapshots:
         number = self.count + 1
         file = self._buffers[number % 2].file
         file.seek(0)
-        torch.save(state, file)
+        write_state(state, file)
         file.truncate()
         file.flush()
         self._words[1 + number % 2] = step
@@ -55,8 +54,7 @@ class Snapshots:
             return None
         file = self._buffers[self.count % 2].file
         file.seek(0)
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        return state
+        return read_state(file)
 
     def close(self) -> None:
         """Close the buffers in this process."""

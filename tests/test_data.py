@@ -146,8 +146,9 @@ def test_color_images_come_with_channels_first(tmp_path, monkeypatch):
 def test_a_download_that_fails_names_the_folder_that_the_files_go_to(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision_set.torchvision_datasets().FashionMNIST, "mirrors", [])
     with pytest.raises(ConfigError, match="FashionMNIST/raw") as caught:
-        load_dataset("fashion-mnist", tmp_path)
+        load_dataset("fashion-mnist", tmp_path / "mistyped" / "name")
     assert caught.value.setting == "data_dir"
+    assert not list(tmp_path.iterdir())
 
 
 def write_fashion(folder, gzipped):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,9 +54,13 @@ class TorchvisionSet:
         if self.find is not None and (found := self.find(root, "train" if train else "t10k")) is not None:
             return self._checked(found[0].unsqueeze(1), found[1].long(), root, root, train)
         folder = root / self.folder
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             data = getattr(torchvision_datasets(), self.kind)(root, train=train, download=self.downloads)
         except Exception as error:  # torchvision checks little, so damaged files raise whatever they lead it to
+            for path in missing:  # nothing stays of a name that was mistyped
+                with suppress(OSError):  # it is not empty, or was not made
+                    path.rmdir()
             allowed = f"{self.name} can't be read or downloaded; its files go to {folder} ({reason(error)})"
             raise ConfigError("data_dir", root, allowed) from None
         images, labels = torch.as_tensor(data.data), torch.as_tensor(data.targets)

@@ -57,6 +57,7 @@ from harness import (
     fit,
     parse_arguments,
     positive,
+    refuse,
     report,
 )
 from ranks import run_ranks
@@ -64,7 +65,7 @@ from rivals import GPIPE, ONE_F_ONE_B, ZERO_BUBBLE, ZERO_BUBBLE_V, Plain
 from torch.multiprocessing.spawn import ProcessException
 from workloads import MAPS, WORKLOADS, Data, Workload, add_data_options, whole_batches
 
-from async_dni import Trainer
+from async_dni import ConfigError, Trainer
 from async_dni.data.stream import BatchStream
 from async_dni.foundation.cores import usable_cores
 from async_dni.learning.precision import MATMUL_PRECISIONS
@@ -108,6 +109,8 @@ class Bench:
         self.model = workload.make(data, seed=0)
         self.ours = named(workload, more)
         self.device_map = device_map
+        devices = assign_devices(device_map, workload.workers)
+        self.device = next((device for device in devices if device != "cpu"), "cpu")  # the locked process's
         self.compiles = compiles  # whether rivals that are compiled are among the contenders
         self.cores = usable_cores()
         self.threads = max(1, self.cores // workload.workers)
@@ -116,26 +119,24 @@ class Bench:
     def contenders(self, only: Sequence[str] | None, but: Sequence[str] = ()) -> list[Contender]:
         """Those that are asked for, by the beginning of their names; all by default, `but` some."""
         trains: dict[str, Callable[[int], Measured]] = {name: self._in_workers(name) for name in self.ours}
-        if self.device == "cpu":
-            trains[LIMIT] = self._limit
         families: dict[str, str] = {}
         for plain in self._plain():
             family = f"locked, {plain.threads} thread{'s' * (plain.threads > 1)}"
             trains[name := family + plain.name], families[name] = self._locked(plain), family
-        for schedule in PARALLEL[:-1] if self.device == "cpu" else ():
+        if self.device == "cpu":
+            trains |= self._of_cpus(families)
+        chosen = chosen_names("throughput.py", list(trains), only, but)
+        return [self._contender(name, trains[name], families.get(name)) for name in chosen]
+
+    def _of_cpus(self, families: dict[str, str]) -> dict[str, Callable[[int], Measured]]:
+        """Rivals of several processes, whose `families` are added, and the limit."""
+        trains: dict[str, Callable[[int], Measured]] = {}
+        for schedule in PARALLEL[:-1]:
             least = 2 if schedule == GPIPE else self.workload.workers  # the others need one a stage
             for m in self.workload.microbatches(least):
                 trains[name := f"{schedule}, {m} microbatches"] = self._pipeline(schedule, m)
                 families[name] = schedule
-        if self.device == "cpu":
-            trains["DDP"] = self._data_parallel
-        chosen = chosen_names("throughput.py", list(trains), only, but)
-        return [self._contender(name, trains[name], families.get(name)) for name in chosen]
-
-    @property
-    def device(self) -> str:
-        """The locked process's."""
-        return assign_devices(self.device_map, self.workload.workers)[0]
+        return {**trains, "DDP": self._data_parallel, LIMIT: self._limit}
 
     def _plain(self) -> list[Plain]:
         """The ways to train in one process."""
@@ -266,6 +267,10 @@ def measure(workload: Workload, options: argparse.Namespace) -> list[Case]:
     data = workload.load(options.fashion, options.text)
     more = dict(options.contender)
     compiles = not options.quick and not options.no_compile
+    try:
+        assign_devices(options.device_map, workload.workers)
+    except ConfigError as error:
+        refuse("throughput.py", "--device-map", options.device_map, error.allowed)
     given = (options.seconds, options.warm_up_steps, options.matmul_precision, more, compiles, options.device_map)
     bench = Bench(workload, data, *given)
     contenders = bench.contenders(None if options.only is None else [*options.only, *more], options.but)

@@ -1,4 +1,4 @@
-"""A state in a file in memory, from process to process: `torch.save`'s form without its checksums, half of its time.
+"""A state in a file in memory, from process to process: `torch.save`'s form without its checksums, which have no use there.
 
 What is kept on disk has them (`record/checkpoint.py`).
 """

@@ -59,9 +59,8 @@ class Link:
         self._out, self._into, self._doorbell = end.out, end.into, end.doorbell
         self._peer, self._beat, self._on_lost = peer, beat, on_lost
         self._is_over = False
-        self._slots = (
-            [] if self._out is None else self._out.slots
-        )  # whole, and what there is of those that say "none comes"
+        self._slots = [] if self._out is None else self._out.slots
+        # what there is of a slot that says "none comes"
         self._heads = [slot[:SLOT_HEAD] for slot in self._slots]
         self._data_out = Sending(transport, peer, DATA, max(1, len(self._slots)))
         self._data_in = Receiving(transport, peer, DATA, [] if self._into is None else self._into.slots)

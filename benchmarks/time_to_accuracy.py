@@ -9,6 +9,9 @@ The same network (--workload), batches, initial weights, seeds and optimizer (fu
   locked (N threads)    backprop in one process, a plain loop; compiled by torch.compile, too, and with channels last, if
                         --contenders names that. It is given --locked-steps, several times as many steps as ours
 
+  DDP, pipelines        reckoned, not run: with --rivals FILE, of throughput.py, each takes the locked process's seconds, times
+                        what that has more samples a second
+
 **Tuning.** Each contender's rate, schedule and, of a schedule that ends, number of steps are chosen by one training each, on a
 part of the training set that is held out; the test set is not looked at. For each target it is the candidate that
 reached it soonest there, else the one with the lowest error. --tuned FILE keeps these courses, to go on with and to use again.
@@ -34,12 +37,14 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from case import Case, Metric
 from courses import Course, best_rate, error_at, last_error, lowest_error, times_to, why_missing
 from field import add_field_options, field_of, loaded
 from harness import listed, parse_arguments, positive, refuse, report, take_turns
+from rival_rates import Slowness, slowness
 from training import Ours, Racer, Setting, Training
 from tuning import Courses, Tuning, add_tuning_options, as_tuned, candidates_of, check_part, tune
 from workloads import Data
@@ -76,6 +81,7 @@ class Race:
         self.unit = training.workload.unit
         self.error = Metric(training.workload.figure, self.unit)
         self.missing: dict[str, str] = {}
+        self.rivals: Slowness = {}
 
     @property
     def locked(self) -> list[str]:
@@ -163,7 +169,20 @@ class Race:
             for contender, label in of.items():
                 if isinstance(self.field[contender], Ours):
                     case.add_ratio(best, label)
+            self._add_rivals(case, of)
         return case
+
+    def _add_rivals(self, case: Case, labels: Mapping[str, str]) -> None:
+        """What rivals of several processes would take, and the ratios of the best of them to ours."""
+        for locked, times in self.rivals.items():
+            if locked in labels:
+                seconds = statistics.median(case.rounds[labels[locked]])
+                case.formulas |= {f"{rival}, as many steps as {locked}": seconds * t for rival, t in times.items()}
+        if case.formulas:
+            best = min(case.formulas, key=lambda rival: case.formulas[rival])
+            for contender, label in labels.items():
+                if isinstance(self.field[contender], Ours):
+                    case.ratios[f"{best} (formula) / {label}"] = [case.formulas[best] / s for s in case.rounds[label]]
 
     def case_of_curves(self, name: str, settings: dict[str, Any], chosen: Chosen, measured: Measured) -> Case:
         """The error over time of every contender as it was chosen for the last target, the lowest."""
@@ -200,7 +219,13 @@ def make_race(options: argparse.Namespace) -> tuple[Race, dict[str, tuple[Racer,
         name: (one, candidates_of(one, options, workload, steps if isinstance(one, Ours) else locked_steps))
         for name, one in field.items()
     }
-    return Race(training, data, field, aims), entries
+    race = Race(training, data, field, aims)
+    if options.rivals is not None:
+        try:
+            race.rivals = slowness(options.rivals, workload.name)
+        except ValueError as error:
+            refuse(SCRIPT, "--rivals", error, "a JSON file of throughput.py, with rivals of this workload")
+    return race, entries
 
 
 def measure(options: argparse.Namespace) -> list[Case]:
@@ -249,6 +274,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N,N,…",
         help="of one process; default: once, twice and 4 times --steps",
     )
+    parser.add_argument("--rivals", type=Path, metavar="FILE", help="of throughput.py --json: reckon DDP and pipelines")
     parser.add_argument(
         "--eval-every-steps", type=count, metavar="N", help="from snapshot to snapshot; default: a 25th of --steps"
     )

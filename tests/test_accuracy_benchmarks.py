@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -278,7 +279,41 @@ def test_a_race_is_chosen_on_what_is_held_out_and_locked_sets_a_target(benchmark
     assert case.rounds["ours, lr 0.001"] == [30, 30]
     assert case.rounds["locked, lr 0.001"] == [20, 20]
     assert list(case.ratios.values()) == [[2 / 3, 2 / 3]]
+    race.rivals = {"locked": {"DDP": 1.5, "GPipe, 2 microbatches": 3.0}, "locked (9 threads)": {"DDP": 0.1}}
+    case = race.case_at_best("a race", {}, aims[1], chosen, measured)
+    ddp, pipeline = "DDP, as many steps as locked", "GPipe, 2 microbatches, as many steps as locked"
+    assert case.formulas == {ddp: 30.0, pipeline: 60.0}, "of what took part only"
+    assert case.ratios[f"{ddp} (formula) / ours, lr 0.001"] == [1.0, 1.0]
     harness.check({"benchmark": "a", "environment": ENVIRONMENT, "cases": [case.as_dict()]})
+
+
+def test_a_race_reckons_rivals_by_their_rates(
+    benchmark: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates, race = benchmark("rival_rates"), benchmark("time_to_accuracy")
+    found = {"locked, 2 threads, compiled": [30.0, 40.0, 50.0], "DDP": [20.0, 20.0, 10.0], "cdni": [9.0, 9.0, 9.0]}
+    file = tmp_path / "throughput.json"
+
+    def write(contenders: dict[str, list[float]], metric: str = "throughput") -> None:
+        kept = {name: {"rounds": rounds} for name, rounds in contenders.items()}
+        case = {"metric": metric, "settings": {"workload": "3x256"}, "contenders": kept}
+        file.write_text(json.dumps({"cases": [{"metric": "computing"}, case]}))
+
+    write(found)
+    assert rates.slowness(file, "3x256") == {"locked (2 threads compiled)": {"DDP": 2.0}}
+    for wrong, said in (
+        ({"DDP": [1.0]}, "no locked process"),
+        ({"locked, 1 thread": [1.0]}, "no rival"),
+        (None, "nothing"),
+    ):
+        if wrong is None:
+            file.unlink()
+        else:
+            write(wrong)
+        with pytest.raises(SystemExit) as ended:
+            race.main(["--quick", "--rivals", str(file)])
+        assert ended.value.code == 2, said
+        assert "--rivals" in capsys.readouterr().err
 
 
 def test_error_at_steps(tmp_path: Path) -> None:
@@ -336,19 +371,23 @@ def test_a_rows_settings_are_those_of_its_training(monkeypatch: pytest.MonkeyPat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(accuracy, "fit", fit)
-    for name in ("dni-3", "cdni-6"):
+    data = importlib.import_module("workloads").Data(None, None, (1, 28, 28), 10)
+    for name in ("dni-3", "cdni-6", "cnn-local"):
         with pytest.raises(KeyboardInterrupt):
-            accuracy.train(accuracy.ROWS[name], {28: (None, None)}, 1)
-    dni, cdni = (trainer.config for trainer in trainers)
+            accuracy.train(accuracy.ROWS[name], data, 1)
+    dni, cdni, local = (trainer.config for trainer in trainers)
+    assert (local.method, local.workers, local.batch_size, local.lr_schedule) == ("local", 3, 128, "onecycle")
+    assert (local.synthesizer_lr, local.seed) == (8e-3, 1)
     assert (dni.method, dni.workers, dni.hidden, dni.lag) == ("dni", 3, (256, 256), None)
     assert (cdni.method, cdni.workers, cdni.hidden, cdni.lag) == ("cdni", 6, (), 3)
-    sgd, adam = (trainer.optimizer([torch.zeros(1, requires_grad=True)]) for trainer in trainers)
+    sgd, adam, tuned = (trainer.optimizer([torch.zeros(1, requires_grad=True)]) for trainer in trainers)
+    assert (type(tuned), tuned.defaults["lr"]) == (torch.optim.Adam, 1.6e-2)
     assert (type(sgd), sgd.defaults["lr"], sgd.defaults["momentum"]) == (torch.optim.SGD, 0.005, 0.9)
     assert (type(adam), adam.defaults["lr"]) == (torch.optim.Adam, 3e-4)
 
 
 def test_accuracy(tmp_path: Path) -> None:
-    rows = "lua-relu,cdni-3,paper-cdni-3"
+    rows = "lua-relu,cdni-3,paper-cdni-3,transformer-local"
     content = run("accuracy", tmp_path / "accuracy.json", "--rows", rows, "--steps", "20")
     harness.check(content)
     by_metric = {case["metric"]: case for case in content["cases"]}
@@ -359,3 +398,6 @@ def test_accuracy(tmp_path: Path) -> None:
     assert set(by_metric["training error"]["published"]) == {"lua-relu"}
     assert errors["settings"]["rows"]["cdni-3"]["steps"] == 20
     assert "steps 20 in place of each row's own" in errors["name"]
+    bits = by_metric["test bits"]["contenders"]
+    assert set(bits) == {"transformer-local"}
+    assert 3 < bits["transformer-local"]["median"] < 8, "of about a hundred characters, a little learnt"

@@ -13,8 +13,9 @@ The same network (--workload), batches, initial weights, seeds and optimizer (fu
                         what that has more samples a second
 
 **Tuning.** Each contender's rate, schedule and, of a schedule that ends, number of steps are chosen by one training each, on a
-part of the training set that is held out; the test set is not looked at. For each target it is the candidate that
-reached it soonest there, else the one with the lowest error. --tuned FILE keeps these courses, to go on with and to use again.
+part of the training set that is held out; the test set is not looked at. For each target it is the candidate that came
+--margin below it soonest there, as one that only just gets there misses it with other seeds; else the one that reached it
+soonest; else the one with the lowest error. --tuned FILE keeps these courses, to go on with and to use again.
 
 **Measuring.** Each contender, as it was chosen, is trained on the whole training set, a seed a round, and evaluated on the
 test set.
@@ -75,9 +76,12 @@ Measured = Mapping[tuple[str, Setting], Sequence[Course]]  # a course a round
 class Race:
     """Who is chosen, measured and compared."""
 
-    def __init__(self, training: Training, data: Data, field: Mapping[str, Racer], aims: Sequence[Aim]) -> None:
+    def __init__(
+        self, training: Training, data: Data, field: Mapping[str, Racer], aims: Sequence[Aim], margin: float = 0.0
+    ) -> None:
         self.training, self.data = training, data  # held out; the test set
         self.field, self.aims = field, aims
+        self.margin = margin  # how far below a target those that are tuned have to come, as a part of it
         self.unit = training.workload.unit
         self.error = Metric(training.workload.figure, self.unit)
         self.missing: dict[str, str] = {}
@@ -101,7 +105,9 @@ class Race:
         chosen: Chosen = {}
         for name, courses in tuned.items():
             only = next(iter(courses)) if len(courses) == 1 else None
-            chosen[name] = {aim: only or best_rate([value], courses) for aim, value in wanted.items()}
+            chosen[name] = {
+                aim: only or best_rate([value * (1 - self.margin), value], courses) for aim, value in wanted.items()
+            }
         for aim, setting in at.items():
             chosen[self.locked[0]][Aim(step=-(aim.step or 0))] = setting  # what it is measured by
         return chosen
@@ -201,6 +207,17 @@ class Race:
         return {e: f"{label}, {e[1].steps} steps" if label in twice else label for e, label in short.items()}
 
 
+def fraction(text: str) -> float:
+    """A type for `add_argument`: from 0, below 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"got {text}; allowed: a number from 0, below 1")
+    return value
+
+
 def make_race(options: argparse.Namespace) -> tuple[Race, dict[str, tuple[Racer, Sequence[Setting]]]]:
     """As the options say: who is tuned, with which candidates. Ends the program where they don't go together."""
     workload, data = loaded(options)
@@ -219,7 +236,7 @@ def make_race(options: argparse.Namespace) -> tuple[Race, dict[str, tuple[Racer,
         name: (one, candidates_of(one, options, workload, steps if isinstance(one, Ours) else locked_steps))
         for name, one in field.items()
     }
-    race = Race(training, data, field, aims)
+    race = Race(training, data, field, aims, options.margin)
     if options.rivals is not None:
         try:
             race.rivals = slowness(options.rivals, workload.name)
@@ -247,6 +264,7 @@ def measure(options: argparse.Namespace) -> list[Case]:
         **workload.settings(),
         "chosen": said,
         "eval_every_steps": race.training.every,
+        "margin": options.margin,
         **as_tuned(options, entries),
     }
     name = f"{workload.name}, batch {workload.batch_size}"
@@ -273,6 +291,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=listed(count),
         metavar="N,N,…",
         help="of one process; default: once, twice and 4 times --steps",
+    )
+    parser.add_argument(
+        "--margin",
+        type=fraction,
+        default=0.1,
+        metavar="PART",
+        help="choose by who comes so far below a target, as a part of it; default: 0.1",
     )
     parser.add_argument("--rivals", type=Path, metavar="FILE", help="of throughput.py --json: reckon DDP and pipelines")
     parser.add_argument(

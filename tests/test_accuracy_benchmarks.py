@@ -268,6 +268,10 @@ def test_a_race_is_chosen_on_what_is_held_out_and_locked_sets_a_target(benchmark
     chosen = race.choose(tuned)
     assert chosen["ours"] == {aims[0]: fast, aims[1]: slow}, "locked is at 5 after 20 steps"
     assert chosen["locked"][aims[0]] == fast
+    careful = race_of.Race(does, does.data, field, aims[:1], 0.2).choose(tuned)
+    assert careful["ours"] == {aims[0]: fast}, "8 % after 20 steps, before 4 % after 30"
+    assert race_of.Race(does, does.data, field, aims[:1], 0.5).choose(tuned)["ours"] == {aims[0]: slow}
+    assert race_of.Race(does, does.data, field, aims[:1], 0.9).choose(tuned)["ours"] == {aims[0]: fast}, "as without"
     measured = {
         ("ours", slow): [course(90, 20, 9, 6), course(90, 20, 9, 4)],
         ("ours", fast): [course(90, 9, 8, 7), course(90, 11, 8, 7)],
@@ -314,6 +318,11 @@ def test_a_race_reckons_rivals_by_their_rates(
             race.main(["--quick", "--rivals", str(file)])
         assert ended.value.code == 2, said
         assert "--rivals" in capsys.readouterr().err
+    for wrong in ("1", "-0.1", "much"):
+        with pytest.raises(SystemExit) as ended:
+            race.main(["--quick", "--margin", wrong])
+        assert ended.value.code == 2
+        assert f"got {wrong}; allowed: a number from 0, below 1" in capsys.readouterr().err
 
 
 def test_error_at_steps(tmp_path: Path) -> None:

@@ -295,9 +295,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--margin",
         type=fraction,
-        default=0.1,
+        default=0.05,
         metavar="PART",
-        help="choose by who comes so far below a target, as a part of it; default: 0.1",
+        help="choose by who comes so far below a target, as a part of it; default: 0.05",
     )
     parser.add_argument("--rivals", type=Path, metavar="FILE", help="of throughput.py --json: reckon DDP and pipelines")
     parser.add_argument(

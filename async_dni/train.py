@@ -61,6 +61,7 @@ def _main(arguments: Sequence[str] | None, program: str, ending: Ending | None) 
         given = vars(make_parser(program, TrainerConfig, ExperimentConfig).parse_args(arguments))
         with joined(HostEnvironment.read(), *_timeouts(given)) as hosts:
             config, experiment = made_of(given, _config_of_first(given, hosts), TrainerConfig, ExperimentConfig)
+            hosts.set_link_timeout(config.link_timeout)  # of the run that is gone on with, say
             result = _fit(config, experiment, console, interruption, hosts)
             if hosts.is_first:
                 print_summary(console, result.summary, result.run_dir)

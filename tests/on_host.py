@@ -2,7 +2,8 @@
 
 Trains a small network on made-up data, and writes what `fit` returned to OUT/<rank>.pt. What else it is asked for: "weights",
 a seed of the initial weights, by rank; "samples"; "steps"; "deadly", a stage whose first worker kills itself in batch 6, or
-("whom": "host") its host's process, or ("whom": "raises") raises; "slow", seconds that a batch takes.
+("whom": "host") its host's process, or ("whom": "raises") raises; "slow", seconds that a batch takes;
+"wide", features between layers.
 """
 
 from __future__ import annotations
@@ -52,11 +53,12 @@ class Layer(nn.Module):
 def network(asked: dict[str, Any], rank: int, mark: str) -> nn.Sequential:
     torch.manual_seed(asked.get("weights", [0] * 9)[rank])
     deadly, whom = asked.get("deadly"), asked.get("whom", "worker")
+    wide = asked.get("wide", WIDTH)
     layers = [
-        Layer(WIDTH, WIDTH, asked.get("slow", 0.0), whom if stage == deadly else "", mark)
+        Layer(wide if stage else WIDTH, wide, asked.get("slow", 0.0), whom if stage == deadly else "", mark)
         for stage in range(asked["workers"] - 1)
     ]
-    return nn.Sequential(*layers, nn.Linear(WIDTH, CLASSES))
+    return nn.Sequential(*layers, nn.Linear(wide, CLASSES))
 
 
 def data(samples: int) -> TensorDataset:
@@ -65,7 +67,7 @@ def data(samples: int) -> TensorDataset:
     return TensorDataset(x, x[:, :CLASSES].argmax(1))
 
 
-OWN = ("weights", "samples", "steps", "deadly", "whom", "slow", "out", "differs")
+OWN = ("weights", "samples", "steps", "deadly", "whom", "slow", "wide", "out", "differs")
 
 
 def main() -> int:

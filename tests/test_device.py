@@ -39,6 +39,13 @@ def test_every_worker_gets_a_device(device_map, devices, workers, expected, cuda
     assert assign_devices(device_map, workers) == expected
 
 
+def test_processes_of_one_machine_share_its_devices(cuda):
+    cuda(4)
+    assert assign_devices("cuda", 2, others=2) == ["cuda:2", "cuda:3"]
+    assert assign_devices("auto", 3, others=3) == ["cuda:3", "cuda:0", "cuda:1"]
+    assert assign_devices("cpu", 2, others=2) == ["cpu"] * 2
+
+
 @pytest.mark.parametrize(
     ("device_map", "devices", "workers"),
     [

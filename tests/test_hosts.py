@@ -163,10 +163,13 @@ def test_a_worker_that_raises_ends_the_run_on_all_with_one_sentence(tmp_path: Pa
     assert "ArithmeticError: of its own" in (tmp_path / "run" / "workers" / "1.log").read_text()
 
 
-def test_a_host_that_dies_is_named_with_what_is_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "size", [{}, {"wide": 512, "batch_size": 4096, "samples": 8192}], ids=["small", "in mid-message"]
+)
+def test_a_host_that_dies_is_named_with_what_is_left(size: dict[str, int], tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     asked = {"deadly": 1, "whom": "host", "checkpoint_every": 2, "run_dir": str(run_dir), "method": "backprop"}
-    ended = start(tmp_path, 3, steps=40, **asked).wait()
+    ended = start(tmp_path, 3, steps=40, **asked, **size).wait()
     assert [status for status, _ in ended] == [1, -signal.SIGKILL, 1], ended
     gone = "failed: host 1 (127.0.0.1) has gone: its connection was closed"
     assert f"{gone}; --resume {run_dir} goes on from step-" in ended[0][1]

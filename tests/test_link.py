@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -238,6 +239,34 @@ def test_after_the_end_nobody_is_lost() -> None:
         for thread in first.link._threads:
             thread.join(0.2)
         assert first.lost.empty()
+
+
+def test_after_the_end_it_still_shows_that_it_is_there() -> None:
+    with two_hosts(2, beat=0.05) as (network, first, second):
+        first.link.end()
+        second.link.end()
+        before, deadline = network.messages, time.monotonic() + PATIENCE
+        while network.messages < before + 20 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert network.messages >= before + 20
+
+
+def test_threads_that_nothing_wakes_do_not_hold_the_end_up() -> None:
+    """As where a peer died with a message half on its way, which gloo waits for for ever."""
+    with two_hosts(2) as (_, first, second):
+        first.link.close()
+        assert any(thread.is_alive() for thread in first.link._threads)
+        second.link.close()
+
+
+def test_a_closed_doorbell_rings_nobody() -> None:
+    bell = Doorbell()
+    bell.close()
+    with closing(Doorbell()) as other:  # which has the descriptors
+        bell.ring()
+        bell.close()
+        bell.wait(0)
+        assert not select.select([other.fileno()], [], [], 0)[0]
 
 
 # Conversations.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -279,3 +281,53 @@ def test_a_program_may_have_groups_one_after_the_other() -> None:
     torch.manual_seed(0)
     for _ in range(2):
         assert together(lambda hosts: len(hosts.exchange("facts"))) == [2, 2]
+
+
+# What comes, and the end.
+
+
+def test_what_came_before_a_host_was_lost_is_taken_first() -> None:
+    def talk(hosts: Hosts) -> object:
+        assert isinstance(hosts, Group)
+        if not hosts.is_first:
+            hosts.send(0, "snapshots")
+            return None  # and parts, before it should
+        while hosts._came.qsize() < 2:
+            hosts.inbox.wait(0.1)
+        assert [message.kind for _, message in hosts.take()] == ["snapshots"]
+        with pytest.raises(HostError, match="has ended before the run was over"):
+            hosts.take()
+        assert hosts.take() == []
+        return "all seen"
+
+    assert together(talk) == ["all seen", None]
+
+
+def test_a_second_group_can_meet_where_the_first_one_did() -> None:
+    """The first host's store has gone with its group, though nothing has collected what refers to itself."""
+    hosts = environments(2)
+
+    def run(environment: HostEnvironment) -> object:
+        with joined(environment, PATIENCE, PATIENCE) as group:
+            return [message.values["rank"] for message in group.exchange("who", rank=group.rank)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert each(run, hosts) == [[0, 1]] * 2
+        assert each(run, hosts) == [[0, 1]] * 2
+    finally:
+        gc.enable()
+
+
+def test_signs_of_life_go_out_as_often_as_a_link_timeout_that_is_learnt_later_says() -> None:
+    def listen(hosts: Hosts) -> object:
+        assert isinstance(hosts, Group)
+        hosts.set_link_timeout(1.0)
+        (conversation,) = hosts.conversations.values()
+        before, deadline = conversation.heard, time.monotonic() + PATIENCE
+        while conversation.heard < before + 6 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return conversation.heard >= before + 6 or "silent"
+
+    assert together(listen, link_timeout=600.0) == [True, True]

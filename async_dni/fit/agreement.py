@@ -113,7 +113,8 @@ def _devices_here(device_map: str, place: Place, workers: int) -> list[str]:
     """Of a list, which has one for each worker of the run, this host's; else each host's own."""
     named = device_map.split(",")
     if len(named) == 1:
-        return assign_devices(device_map, len(place.stages))
+        before = sum(place.counts[place.rank - place.local_rank : place.rank])  # of those on this machine
+        return assign_devices(device_map, len(place.stages), before)
     if len(named) != workers:
         raise ConfigError("device_map", device_map, f"{len(named)} devices for {workers} workers; give one a worker")
     return assign_devices(",".join(named[k] for k in place.stages), len(place.stages))

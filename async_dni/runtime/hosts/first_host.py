@@ -116,8 +116,10 @@ class FirstHost(Outside):
         """Tell the others, and wait a while for the snapshots of their stages."""
         stage, details = (error.stage, error.details) if isinstance(error, WorkerError) else (0, "")
         self.group.send_all("failed", stage=stage, message=str(error), details=details)
-        deadline, awaited = time.monotonic() + self.group.link_timeout, set(self._others)
+        heard_at, passed, awaited = time.monotonic(), -1, set(self._others)
         while True:
+            if passed != self.group.passed:
+                heard_at, passed = time.monotonic(), self.group.passed
             try:
                 self.look()
             except FailedElsewhereError:
@@ -125,9 +127,11 @@ class FirstHost(Outside):
             except HostError as lost:
                 awaited.discard(lost.host)
                 continue  # what it said before comes now
-            if self._kept.keys() >= awaited or time.monotonic() > deadline:
+            if self._kept.keys() >= awaited or time.monotonic() > heard_at + self.group.link_timeout:
                 break
             self.group.inbox.wait(0.5)
+        for host in sorted(awaited - self._kept.keys()):
+            self.tell(f"the last snapshots of {self._name(host)} did not come")
         return {**kept, **{stage: each for stages in self._kept.values() for stage, each in stages.items()}}
 
 

@@ -73,6 +73,9 @@ class Hosts:
     def end_links(self) -> None:
         """Nothing more goes through them."""
 
+    def set_link_timeout(self, seconds: float) -> None:
+        """From now on a host that is silent for so long is lost; all hosts call it at about the same time."""
+
 
 class RefusedError(ConfigError):
     """Another host was refused, and has said so; or all hosts see the same, and need not be told."""
@@ -100,6 +103,7 @@ class Group(Hosts):
         self.inbox = Doorbell()  # rung when something came
         self._came: SimpleQueue[tuple[int, Message | HostError]] = SimpleQueue()
         self._kept: list[tuple[int, Message]] = []  # that came before it was asked for
+        self._error: HostError | ConfigError | None = None  # that came after what was taken
         self._lost: set[int] = set()
         self._links: list[Link] = []
         peers = range(1, self.size) if self.is_first else range(1)
@@ -111,11 +115,25 @@ class Group(Hosts):
         for peer, conversation in self.conversations.items():
             conversation.open()
             self._watch.add(peer, conversation)
-        self.clock = self._agree_on_time()
 
     @property
     def restarts(self) -> int:
         return self._restarts
+
+    def open(self) -> None:
+        """Once they hear each other: compare clocks."""
+        self.clock = self._agree_on_time()
+
+    def set_link_timeout(self, seconds: float) -> None:
+        self.link_timeout = seconds
+        for conversation in self.conversations.values():
+            conversation.set_beat(seconds / BEATS)
+        self._watch.set_timeout(seconds)
+
+    @property
+    def passed(self) -> int:
+        """Pieces of messages that went or came so far."""
+        return sum(conversation.passed for conversation in self.conversations.values())
 
     # What comes, by threads of the conversations and links.
 
@@ -142,7 +160,11 @@ class Group(Hosts):
             self.send(peer, kind, body, **values)
 
     def take(self) -> list[tuple[int, Message]]:
-        """What came since the last call. Raises `HostError` where a host is lost, `RefusedError` where one was refused."""
+        """What came since the last call. Raises `HostError` where a host is lost, `RefusedError` where one was refused: when
+        all that came before was taken."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
         found, self._kept = self._kept, []
         self.inbox.wait(0)
         try:
@@ -151,9 +173,12 @@ class Group(Hosts):
                 found.append((peer, self._checked(peer, what)))
         except Empty:
             return found
-        except (HostError, ConfigError):
-            self._kept = found  # for who goes on all the same
-            raise
+        except (HostError, ConfigError) as error:
+            if not found:
+                raise
+            self._error = error
+            self.inbox.ring()
+            return found
 
     def put_back(self, came: Iterable[tuple[int, Message]]) -> None:
         """Take again, first, what was taken."""
@@ -230,7 +255,8 @@ class Group(Hosts):
         self.send_all("lost", but=self._lost, host=error.host, address=error.address, what=error.what)
 
     def part(self, seconds: float) -> None:
-        """Say that nothing more comes, and wait, so many seconds, until the others have said so; then close all connections.
+        """Say that nothing more comes, and wait until the others have said so, or nothing came of them or went to them for so
+        many seconds; then close all connections.
 
         The first host waits for the others, and has the last word: so nobody closes what another still needs.
         """
@@ -251,6 +277,7 @@ class Group(Hosts):
         for conversation in self.conversations.values():
             conversation.close()
         self.inbox.close()
+        self.conversations, self._links = {}, []  # what they had under way holds the store
 
 
 def _say_bye(conversations: Collection[Conversation], seconds: float) -> None:
@@ -270,6 +297,7 @@ def joined(environment: HostEnvironment | None, start_timeout: float, link_timeo
     group = Group(environment, start_timeout, link_timeout)
     patience = GRACE
     try:
+        group.open()
         yield group
         patience = link_timeout
     except RefusedError:

@@ -49,9 +49,14 @@ def meet(environment: HostEnvironment, seconds: float) -> Meeting:
         "restarts": environment.restarts,
     }
     store = _store(environment, seconds)
-    if environment.rank == 0:
-        return _gather(store, environment, hello, deadline, seconds)
-    return _join(store, environment, hello, deadline, seconds)
+    come = _gather if environment.rank == 0 else _join
+    try:
+        return come(store, environment, hello, deadline, seconds)
+    except HostError:
+        raise
+    except RuntimeError as error:  # of the store
+        where = f"{environment.address}:{environment.port}"
+        raise HostError(0, where, f"went while hosts met ({_first_line(error)})") from None
 
 
 def _store(environment: HostEnvironment, seconds: float) -> Store:

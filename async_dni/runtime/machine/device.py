@@ -14,9 +14,10 @@ from ...settings.processes import MOST_THREADS
 from .environment import variable
 
 
-def assign_devices(device_map: str, workers: int) -> list[str]:
+def assign_devices(device_map: str, workers: int, others: int = 0) -> list[str]:
     """One device a worker from `auto`, `cpu`, `cuda` (devices in turn) or a comma-separated list of `workers` devices.
 
+    `others`: workers of other processes on this machine, which have the devices before.
     Raises `ConfigError` for a device that is not there, naming those that are, and for a list of another length.
     """
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
@@ -24,7 +25,7 @@ def assign_devices(device_map: str, workers: int) -> list[str]:
     if device_map == "auto":
         device_map = "cuda" if cuda else "cpu"
     if device_map == "cuda" and cuda:
-        return [cuda[i % len(cuda)] for i in range(workers)]
+        return [cuda[(others + i) % len(cuda)] for i in range(workers)]
     devices = device_map.split(",")
     if devices == ["cpu"]:
         return ["cpu"] * workers

@@ -1,7 +1,7 @@
 """Messages between two hosts, of any size, each way, in order; and signs of life.
 
-A message is a kind, values that JSON can say, and bytes. It goes in pieces, so that nothing is held up behind a large one, and
-each piece shows that its sender is alive. Nothing is pickled: what comes can't do anything here.
+A message is a kind, values that JSON can say, and bytes. It goes in pieces, each of which shows that its sender is alive; those
+of one message are together. Nothing is pickled: what comes can't do anything here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .channel import Receiving, Sending
-from .transport import LostError, Transport
+from .transport import SLACK, LostError, Transport
 
 TAG = 1 << 22
 PLACES = 4  # pieces under way
@@ -59,10 +59,11 @@ class Conversation:
         on_lost: Callable[[int, str], None],
     ) -> None:
         self._peer, self._beat, self._on_message, self._on_lost = peer, beat, on_message, on_lost
-        self._to_send: SimpleQueue[Message] = SimpleQueue()
+        self._to_send: SimpleQueue[Message | None] = SimpleQueue()  # None: a sign of life
         self._out = Sending(transport, peer, TAG, PLACES)
         self._out_buffers = torch.zeros(PLACES, HEAD + PIECE, dtype=torch.uint8)
         self._in = Receiving(transport, peer, TAG, list(torch.zeros(PLACES, HEAD + PIECE, dtype=torch.uint8)))
+        self._said = self._understood = 0  # pieces, without signs of life
         self._is_over = False
         self._sender = threading.Thread(target=self._guarded, args=(self._send_all,), name=f"to-{peer}", daemon=True)
         self._receiver = threading.Thread(
@@ -81,28 +82,44 @@ class Conversation:
         """Pieces that came so far."""
         return self._in.received
 
+    @property
+    def passed(self) -> int:
+        """Pieces of messages that went or came so far: grows while there is something to wait for."""
+        return self._said + self._understood
+
+    def set_beat(self, seconds: float) -> None:
+        """From now on the peer hears something so often; and at once."""
+        self._beat = seconds
+        self._to_send.put(None)
+
     def send(self, kind: str, body: bytes = b"", **values: Any) -> None:
         """Tell something; returns at once. A handler of signals may call it, too."""
         self._to_send.put(Message(kind, values, body))
 
     def say_bye(self, seconds: float) -> None:
-        """Nothing more will be sent; wait, at most so many seconds, until all that was is on its way."""
+        """Nothing more will be sent; wait until all that was is on its way, or nothing passed for so many seconds."""
         self.send(BYE)
-        self._sender.join(seconds)
+        self._wait_for(self._sender, seconds)
 
     def wait_for_bye(self, seconds: float) -> None:
-        """Wait, at most so many seconds, until the other has said so, or is lost."""
-        self._receiver.join(seconds)
+        """Wait until the other has said so, or is lost, or nothing passed for so many seconds."""
+        self._wait_for(self._receiver, seconds)
+
+    def _wait_for(self, thread: threading.Thread, seconds: float) -> None:
+        before = -1
+        while thread.is_alive() and before != self.passed:
+            before = self.passed
+            thread.join(seconds)
 
     def end(self) -> None:
         """From now on, that the peer has gone is nothing to tell."""
         self._is_over = True
 
     def close(self) -> None:
-        """When the transport is closed, too: wait for the threads."""
+        """When the transport is closed, too: wait for the threads, a while."""
         self.send(BYE)  # wakes the sender
-        self._sender.join()
-        self._receiver.join()
+        self._sender.join(SLACK)
+        self._receiver.join(SLACK)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -116,11 +133,14 @@ class Conversation:
             try:
                 message = self._to_send.get(timeout=self._beat)
             except Empty:
-                self._send_piece(memoryview(b""), False)  # a sign of life
+                message = None
+            if message is None:
+                self._send_piece(memoryview(b""), False)
                 continue
             left = memoryview(message.to_bytes())
             while left:
                 self._send_piece(left[:PIECE], len(left) <= PIECE)
+                self._said += 1
                 left = left[PIECE:]
             if message.kind == BYE:
                 return self._out.flush()
@@ -140,6 +160,7 @@ class Conversation:
             size, is_last = buffer[:HEAD].view(torch.int64).tolist()
             received += buffer[HEAD : HEAD + size].numpy().tobytes()
             self._in.post()
+            self._understood += size > 0
             if is_last:
                 message, received = Message.of(bytes(received)), bytearray()
                 self._on_message(self._peer, message)

@@ -32,20 +32,31 @@ class GlooTransport(Transport):
         named = variable(INTERFACE) or interface_of(address)
         options._devices = [kind.create_device(interface=name) for name in named.split(",")]
         options._timeout = timedelta(seconds=seconds)
+        self._contexts = len(options._devices)  # which have tags in turn
         self._group = kind(store, rank, size, options)
 
     def send(self, data: Tensor, to: int, tag: int) -> Pending:
-        return _begun(self._group.send, data, to, tag)
+        return self._begun("send", data, to, tag)
 
     def receive(self, into: Tensor, of: int, tag: int) -> Pending:
-        return _begun(self._group.recv, into, of, tag)
+        return self._begun("recv", into, of, tag)
 
     def close(self) -> None:
-        """gloo's `abort` leaves those asleep who wait; but where something was waited for in vain, it closes all connections."""
-        with suppress(LostError):
-            nothing = self.receive(torch.zeros(1, dtype=torch.uint8), (self.rank + 1) % self.size, CLOSING)
-            assert isinstance(nothing, _Work)
-            nothing.wait(timedelta(milliseconds=1))
+        """gloo's `abort` leaves those asleep who wait; but where something was waited for in vain, it closes all connections of
+        that context. For a host that has gone nothing can be waited. The store is given up, too."""
+        for tag in range(CLOSING, CLOSING + self._contexts):
+            for peer in set(range(self.size)) - {self.rank}:
+                with suppress(LostError):
+                    self._begun("recv", torch.zeros(1, dtype=torch.uint8), peer, tag).wait(timedelta(milliseconds=1))
+        self._group = None
+
+    def _begun(self, way: str, data: Tensor, peer: int, tag: int) -> _Work:
+        if (group := self._group) is None:
+            raise LostError(GONE)
+        try:
+            return _Work(getattr(group, way)([data], peer, tag), data)
+        except RuntimeError as error:
+            raise LostError(GONE) from error
 
 
 class _Work(Pending):
@@ -57,13 +68,6 @@ class _Work(Pending):
             self._work.wait(time)
         except RuntimeError as error:
             raise LostError(GONE) from error
-
-
-def _begun(begin: Any, data: Tensor, peer: int, tag: int) -> Pending:
-    try:
-        return _Work(begin([data], peer, tag), data)
-    except RuntimeError as error:
-        raise LostError(GONE) from error
 
 
 def interface_of(address: str) -> str:

@@ -28,7 +28,7 @@ from torch import Tensor
 from ...transport.doorbell import Doorbell
 from ...transport.tensor_queue import SLOT_HEAD, TensorQueue
 from .channel import Receiving, Sending
-from .transport import LostError, Transport
+from .transport import SLACK, LostError, Transport
 
 TOLD_PLACES = 64  # messages that tell what happened, under way at once
 DATA, TOLD = 1 << 20, 1 << 21  # tags
@@ -58,7 +58,7 @@ class Link:
     ) -> None:
         self._out, self._into, self._doorbell = end.out, end.into, end.doorbell
         self._peer, self._beat, self._on_lost = peer, beat, on_lost
-        self._is_over = False
+        self._is_over = self._is_closed = False
         self._slots = [] if self._out is None else self._out.slots
         # what there is of a slot that says "none comes"
         self._heads = [slot[:SLOT_HEAD] for slot in self._slots]
@@ -87,16 +87,16 @@ class Link:
         return self._told_in.received
 
     def end(self) -> None:
-        """All that there was to pass on was: from now on, that the peer has gone is nothing to tell."""
-        if not self._is_over:
-            self._is_over = True
-            self._doorbell.ring()
+        """All that there was to pass on was: from now on, that the peer has gone is nothing to tell. It still hears something."""
+        self._is_over = True
 
     def close(self) -> None:
-        """When the transport is closed, too: wait for the threads."""
+        """When the transport is closed, too: wait for the threads, a while."""
+        self._is_closed = True
+        self._doorbell.ring()
         self._data_in.close()
         for thread in self._threads:
-            thread.join()
+            thread.join(SLACK)
         self._doorbell.close()
 
     def _guarded(self, work: Callable[[], None]) -> None:
@@ -110,7 +110,7 @@ class Link:
 
     def _pass_on(self) -> None:
         """Send what workers have put, and tell what they have given back."""
-        while not self._is_over:
+        while not self._is_closed:
             while self._out is not None and (taken := self._out.take_slot()) is not None:
                 number, used = taken
                 place = number % len(self._slots)

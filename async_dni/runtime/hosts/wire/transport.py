@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+SLACK = 1.0  # seconds in which who waits for a transport that was closed wakes; a message cut off midway may hold one for ever
+
 
 class LostError(Exception):
     """A peer can't be reached any more; its text follows the peer's name."""

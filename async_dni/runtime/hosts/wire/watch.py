@@ -47,14 +47,19 @@ class Watch:
         with self._lock:
             self._watched[id(source)] = _Watched(peer, source, source.heard)
 
+    def set_timeout(self, seconds: float) -> None:
+        """From now on silence may be so long."""
+        self._timeout = seconds
+
     def close(self) -> None:
         """Watch nobody any more."""
         self._is_over.set()
         self._thread.join()
+        self._watched.clear()
 
     def _run(self) -> None:
-        interval, looked = self._timeout / 20, time.monotonic()
-        while not self._is_over.wait(interval):
+        looked = time.monotonic()
+        while not self._is_over.wait(interval := self._timeout / 20):
             now = time.monotonic()
             passed, looked = min(now - looked, 2 * interval), now
             with self._lock:

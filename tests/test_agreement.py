@@ -16,6 +16,7 @@ from async_dni.fit.agreement import FOLDER, _checksum_of, _compare, _devices_her
 from async_dni.fit.job import Job
 from async_dni.fit.restart import gone_on_with
 from async_dni.network.speed import forward_passes_a_second
+from async_dni.record.run_dir import RunDir
 from async_dni.runtime.hosts.group import Hosts
 from async_dni.runtime.hosts.mirror import Mirror, append
 from async_dni.runtime.hosts.place import Place
@@ -104,13 +105,41 @@ def test_a_run_without_a_name_has_the_same_when_it_is_started_again(tmp_path: Pa
     assert first.name.endswith(f"-{os.getppid()}")
 
 
-def test_started_again_a_run_goes_on_from_its_checkpoint_or_begins_anew(tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
+def begin(run_dir: Path) -> None:
+    """As a start does that comes to no checkpoint."""
     (run_dir / "checkpoints").mkdir(parents=True)
+    RunDir(run_dir).write_config({})
+
+
+@pytest.mark.parametrize("job_id", ["none", "job-7"])
+def test_another_runs_directory_is_left_alone(job_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that an earlier torchrun has begun in, or nobody's: the first start refused it, and torchrun started again."""
+    run_dir = tmp_path / "run"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job-6")
+    begin(run_dir)
+    (run_dir / "checkpoints" / "step-000000007.pt").touch()
+    text = (run_dir / "config.json").read_text()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", job_id)
+    for left in (text.replace(f"-{os.getppid()}", "-0"), "no JSON", "{}"):
+        (run_dir / "config.json").write_text(left)
+        config = gone_on_with(job(run_dir=run_dir), None, hosts(1))[0].config
+        assert (config.run_dir, config.resume) == (run_dir, None)
+        assert list(tmp_path.iterdir()) == [run_dir]
+    (run_dir / "config.json").write_text(text)  # of the same agent
+    assert gone_on_with(job(run_dir=run_dir), None, hosts(1))[0].config.resume == run_dir
+
+
+def test_started_again_a_run_goes_on_from_its_checkpoint_or_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    run_dir = tmp_path / "run"
+    (tmp_path / "run-before-restart-1").touch()  # of another time
+    begin(run_dir)
     begun = gone_on_with(job(run_dir=run_dir), None, hosts(1))[0].config
     assert (begun.run_dir, begun.resume) == (run_dir, None)
-    assert (tmp_path / "run-before-restart-1" / "checkpoints").is_dir()
-    (run_dir / "checkpoints").mkdir(parents=True)
+    assert (tmp_path / "run-before-restart-2" / "checkpoints").is_dir()
+    begin(run_dir)
     (run_dir / "checkpoints" / "step-000000007.pt").touch()
     gone_on = gone_on_with(job(run_dir=run_dir), None, hosts(2))[0].config
     assert (gone_on.run_dir, gone_on.resume) == (None, run_dir)

@@ -30,6 +30,7 @@ import torch
 from ..foundation.atomic_file import remove_unfinished, write_atomically
 from ..foundation.cores import usable_cores
 from ..foundation.error import ConfigError
+from ..foundation.torchrun_agent import agent_marks
 from ..learning.precision import rounds_to_bfloat16
 from .evaluate import Evaluation
 
@@ -141,7 +142,10 @@ class RunDir:
     def write_config(self, settings: dict[str, Any]) -> None:
         """Write config.json: the settings, and what they ran on. Raises `ConfigError` where it can't be written."""
         try:
-            write_json(self.config, {"schema": SCHEMA, **settings, "environment": environment()})
+            found = environment()
+            if marks := agent_marks():
+                found["torchrun"] = marks
+            write_json(self.config, {"schema": SCHEMA, **settings, "environment": found})
         except OSError as error:
             raise ConfigError("run_dir", self.path, f"it can't be written ({error.strerror})") from None
 

@@ -6,7 +6,7 @@
   paper-…          arXiv 1608.05343, fully connected nets of 3 to 6 layers, batches of 256, Adam at 3e-5 (as recalled: the
                    paper lowers the rate twice on the way, here it stays)
   cdni-…, dni-3    what we aim at, on MNIST, as all above
-  cnn-…, cnn6-…, transformer-…   workloads of the other benchmarks by each method, at the rate that was tuned for it on
+  cnn-…, cnn6-…, resnet-…, transformer-…   workloads of the other benchmarks by each method, at the rate that was tuned for it on
                    held-out training data (error_at_steps.py); Fashion-MNIST, and a text of characters
 
 A row is a whole training, asynchronous but for backprop, with every layer in a worker of its own in the rows of MNIST, and free

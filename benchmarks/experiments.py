@@ -221,6 +221,7 @@ ROWS: dict[str, Row] = {
         for layers, error in enumerate(errors, 3)
     },
     **tuned_rows("transformer", backprop=(1.6e-2, None), local=(1.6e-2, 1.0), delayed=(2e-3, None), cdni=(5e-4, 0.5)),
+    **tuned_rows("resnet", backprop=(8e-3, None), local=(1.6e-2, 0.5), delayed=(8e-3, None), cdni=(2e-3, 0.25)),
     **tuned_rows("cnn6", backprop=(1.6e-2, None), local=(1.6e-2, 0.5), delayed=(8e-3, None), cdni=(4e-3, 0.25)),
     **tuned_rows("cnn", backprop=(8e-3, None), local=(1.6e-2, 0.5), delayed=(8e-3, None), cdni=(2e-3, 0.25)),
 }

@@ -82,6 +82,13 @@ def test_folders_of_hosts_that_were_killed_are_removed(tmp_path: Path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == [f"{FOLDER}{os.getpid()}-x"]
 
 
+def test_hosts_of_one_machine_share_its_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    places = [Place((3, 1, 2, 2), rank, local_rank, 2) for rank, local_rank in enumerate([0, 1, 0, 1])]
+    found = [_devices_here("cuda", place, 8) for place in places]
+    assert found == [["cuda:0", "cuda:1", "cuda:2"], ["cuda:3"], ["cuda:0", "cuda:1"], ["cuda:2", "cuda:3"]]
+
+
 # Started again.
 
 
@@ -103,6 +110,9 @@ def test_a_run_without_a_name_has_the_same_when_it_is_started_again(tmp_path: Pa
     assert first is not None
     assert first.parent == tmp_path
     assert first.name.endswith(f"-{os.getppid()}")
+    (first / "workers").mkdir(parents=True)  # it died before it wrote its settings
+    assert gone_on_with(job(), tmp_path, hosts(1))[0].config.run_dir == first
+    assert not first.exists()
 
 
 def begin(run_dir: Path) -> None:

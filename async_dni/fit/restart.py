@@ -31,7 +31,8 @@ def gone_on_with(job: Job, runs: Path | None, hosts: Hosts) -> tuple[Job, Path |
     if run_dir is None:
         return job, runs
     config = dataclasses.replace(config, run_dir=run_dir)
-    if hosts.restarts and _is_own(run_dir):
+    is_own = run_dir.is_dir() if job.config.run_dir is None else _is_own(run_dir)  # by the agent's name
+    if hosts.restarts and is_own:
         if list_checkpoints(run_dir / "checkpoints"):
             config = dataclasses.replace(config, run_dir=None, resume=run_dir)
             job.progress.on_note(f"torchrun has started this run again ({hosts.restarts}): going on with {run_dir}")

@@ -164,7 +164,7 @@ def test_a_worker_that_raises_ends_the_run_on_all_with_one_sentence(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "size", [{}, {"wide": 512, "batch_size": 4096, "samples": 8192}], ids=["small", "in mid-message"]
+    "size", [{}, {"wide": 512, "batch_size": 4096, "samples": 8192}], ids=["small", "large activations"]
 )
 def test_a_host_that_dies_is_named_with_what_is_left(size: dict[str, int], tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
